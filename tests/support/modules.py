@@ -1,0 +1,38 @@
+"""Run one of the collection's modules in this process, with the arguments it would get from a task."""
+
+import importlib
+import json
+from contextlib import redirect_stdout
+from io import StringIO
+
+from ansible.module_utils import basic
+
+
+class ModuleFailed(Exception):
+    """The module called fail_json; `result` is what it returned."""
+
+    def __init__(self, result):
+        super().__init__(result.get("msg"))
+        self.result = result
+
+
+def run_module(name, arguments, check=False, diff=True):
+    """The result of `frameworks.database.<name>` as a dictionary; ModuleFailed where it failed.
+
+    A traceback of the module comes through as the exception that it is: bad input must never end in one.
+    """
+    module = importlib.import_module(f"ansible_collections.frameworks.database.plugins.modules.{name}")
+    basic._ANSIBLE_ARGS = json.dumps(
+        {"ANSIBLE_MODULE_ARGS": {**arguments, "_ansible_check_mode": check, "_ansible_diff": diff}}
+    ).encode()
+    basic._ANSIBLE_PROFILE = "legacy"
+    output = StringIO()
+    try:
+        with redirect_stdout(output):
+            module.main()
+    except SystemExit:
+        pass
+    result = json.loads(output.getvalue())
+    if result.get("failed"):
+        raise ModuleFailed(result)
+    return result
