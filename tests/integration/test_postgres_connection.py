@@ -1,0 +1,147 @@
+"""Logging in to a real PostgreSQL: a failure names cause and remedy. Quoting, tried by the server."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+from ansible_collections.frameworks.database.plugins.module_utils import postgres as module
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.ports import free_port
+from support.postgres import PostgresServer
+
+TEXT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1)
+
+
+def params(server, **overrides):
+    values = {name: option.get("default") for name, option in module.LOGIN_SPEC.items()}
+    return {**values, **server.login(), **overrides}
+
+
+def test_connect_is_autocommit_and_names_itself(postgres):
+    connection = module.connect(params(postgres))
+    try:
+        assert connection.autocommit
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()")
+            assert cursor.fetchone() == ("frameworks.database",)
+        assert module.dialect(connection).name == "postgresql"
+    finally:
+        connection.close()
+
+
+def test_connect_over_the_socket(postgres, postgres_database):
+    over_socket = params(postgres, login_unix_socket=str(postgres.directory), login_host="nowhere", login_password=None)
+    connection = module.connect(over_socket, postgres_database)
+    assert connection.info.dbname == postgres_database
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "overrides, reason, said",
+    [
+        ({"login_password": "wrong"}, "password", "check login_user \\(postgres\\) and login_password"),
+        ({"login_password": None}, "password", "set login_password"),
+        ({"login_user": "nobody here", "login_password": "x"}, "password", "as nobody here"),
+        ({"login_db": "not there"}, "database", "database not there.*check login_db"),
+        ({"ssl_mode": "require"}, "tls", "ssl_mode to disable"),
+        ({"ssl_mode": "verify-full", "ca_cert": "/nowhere/ca.crt"}, "tls", "TLS on in the server"),
+        ({"login_host": "no.such.host.invalid"}, "unreachable", "check login_host"),
+        ({"login_unix_socket": "/nowhere"}, "unreachable", "/nowhere/.s.PGSQL.*login_unix_socket"),
+        ({"login_password": "a\0b"}, "unreachable", "Cannot log in"),
+    ],
+)
+def test_a_failed_login_names_cause_and_remedy(postgres, overrides, reason, said):
+    with pytest.raises(module.ConnectionFailed, match=said) as caught:
+        module.connect(params(postgres, **overrides))
+    assert caught.value.reason == reason
+    assert "Traceback" not in str(caught.value)
+    assert postgres.password not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def tls_server():
+    """A PostgresServer whose certificate, signed by itself, is made out to `localhost` only."""
+    server = PostgresServer()
+    certificate, key = server.directory / "server.crt", server.directory / "server.key"
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key,
+            "-out", certificate,
+        ],
+        check=True, capture_output=True,
+    )
+    if os.geteuid() == 0:
+        shutil.chown(key, server.directory.owner())
+    server.options = [
+        "-c", "ssl=on", "-c", f"ssl_cert_file={certificate}", "-c", f"ssl_key_file={key}",
+    ]
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    "overrides, said",
+    [
+        ({}, "name in login_host that the server's certificate is made out to"),
+        ({"login_host": "localhost", "ca_cert": "/etc/ssl/certs/ca-certificates.crt"}, "must hold the authority"),
+        ({"login_host": "localhost", "ca_cert": "/nowhere/ca.crt"}, "ca_cert"),
+    ],
+)
+def test_an_untrusted_certificate_is_refused(tls_server, overrides, said):
+    trusting = {"ssl_mode": "verify-full", "ca_cert": str(tls_server.directory / "server.crt")}
+    with pytest.raises(module.ConnectionFailed, match=said) as caught:
+        module.connect(params(tls_server, **{**trusting, **overrides}))
+    assert caught.value.reason == "tls"
+
+
+def test_a_trusted_certificate_is_accepted(tls_server):
+    trusting = {"ssl_mode": "verify-full", "ca_cert": str(tls_server.directory / "server.crt")}
+    connection = module.connect(params(tls_server, login_host="localhost", **trusting))
+    assert connection.info.ssl_in_use
+    connection.close()
+
+
+def test_nobody_listens(postgres):
+    port = free_port()
+    with pytest.raises(module.ConnectionFailed, match=rf"127\.0\.0\.1:{port} as postgres.*refused.*start the server"):
+        module.connect(params(postgres, login_port=port))
+
+
+def test_psycopg2_missing(postgres, monkeypatch):
+    monkeypatch.setattr(module, "psycopg2", None)
+    with pytest.raises(module.ConnectionFailed, match="python3-psycopg2"):
+        module.connect(params(postgres))
+
+
+def test_the_lock_is_exclusive_and_ends_with_its_connection(postgres, unique):
+    first, second = postgres.connect(), postgres.connect()
+    try:
+        module.take_advisory_lock(first, unique)
+        with pytest.raises(module.LockTaken, match=rf"process {first.info.backend_pid}, user postgres"):
+            module.take_advisory_lock(second, unique, seconds=0)
+        module.take_advisory_lock(second, unique, seconds=30, sleep=lambda _seconds: first.close())
+    finally:
+        first.close()
+        second.close()
+
+
+@settings(max_examples=50, deadline=None)
+@given(text=TEXT)
+def test_quoting_is_what_the_server_understands(postgres, text):
+    connection = postgres.connect()
+    try:
+        with connection.cursor() as cursor:
+            for strings in ("on", "off"):
+                cursor.execute(f"SET standard_conforming_strings = {strings}")
+                cursor.execute(f"SET escape_string_warning = off; SELECT {module.quote_literal(text)}")
+                assert cursor.fetchone()[0] == text
+            name = text.encode()[: module.NAME_BYTES].decode(errors="ignore") or "x"
+            cursor.execute(f"SELECT 1 AS {module.quote_identifier(name)}")
+            assert cursor.description[0].name == name
+    finally:
+        connection.close()
