@@ -1,0 +1,152 @@
+"""connection_verify against real servers: it must see what is wrong, and be silent about the passwords."""
+
+import pytest
+from ansible_collections.frameworks.database.plugins.filter.dotenv import dotenv
+from ansible_collections.frameworks.database.plugins.filter.postgres_url import postgres_url
+from support.clickhouse import ClickHouseServer, user_xml
+from support.modules import ModuleFailed, run_module
+from support.ports import free_port
+from support.postgres import PostgresServer
+
+PASSWORD = "p' w$@:%/é"  # whatever breaks a URL, a header or a shell
+
+
+@pytest.fixture(scope="module")
+def analytics():
+    """A ClickHouse with the user `app`, who may do everything in the database `app` and nothing else."""
+    server = ClickHouseServer(users=[user_xml("app", PASSWORD, grants=["GRANT ALL ON app.*"])])
+    try:
+        server.start()
+        server.query("CREATE DATABASE app")
+        server.query("CREATE TABLE app.facts (n UInt64) ENGINE = MergeTree ORDER BY n")
+        server.query("CREATE MATERIALIZED VIEW app.facts_mv ENGINE = MergeTree ORDER BY n AS SELECT n FROM app.facts")
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def application(postgres, postgres_database, unique):
+    """The name of a role that owns the test's database, with a table `users`."""
+    role = f"{unique}_app"
+    with postgres.connect(postgres_database) as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE ROLE {role} LOGIN PASSWORD %s", (PASSWORD,))
+        cursor.execute("CREATE TABLE users (email text)")
+        cursor.execute("INSERT INTO users VALUES ('demo@frameworks.dev')")
+        cursor.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON users TO {role}")
+    yield role
+    postgres.query(f"DROP OWNED BY {role}", database=postgres_database)
+    postgres.query(f"DROP ROLE {role}")
+
+
+@pytest.fixture
+def settings_file(postgres, postgres_database, application, analytics, tmp_path):
+    """A function that writes the application's settings, with overrides, and returns the path."""
+
+    def write(**overrides):
+        url = postgres_url(application, PASSWORD, postgres_database, [postgres.host], postgres.port)
+        values = {
+            "DATABASE_URL": url, "CLICKHOUSE_HOST": analytics.host, "CLICKHOUSE_PORT": analytics.http_port,
+            "CLICKHOUSE_DB": "app", "CLICKHOUSE_USER": "app", "CLICKHOUSE_PASSWORD": PASSWORD, **overrides,
+        }
+        path = tmp_path / "app.env"
+        path.write_text(dotenv({name: value for name, value in values.items() if value is not None}))
+        return str(path)
+
+    return write
+
+
+def verify(path, **expected):
+    """The module's result for the settings in `path`."""
+    everything = {
+        "postgres_tables": ["users"],
+        "postgres_rows": [{"query": "SELECT email FROM users", "value": "demo@frameworks.dev"}],
+        "clickhouse_tables": ["facts"], "clickhouse_views": ["facts_mv"],
+    }
+    return run_module("connection_verify", {"settings": path, **everything, **expected})
+
+
+def failed(result):
+    """What failed, as (server, check)."""
+    return [(item["server"], item["check"]) for item in result["checks"] if not item["ok"]]
+
+
+def test_all_is_well(settings_file):
+    result = verify(settings_file())
+    assert failed(result) == [] and result["failures"] == []
+    assert len(result["checks"]) == len(result["lines"]) == 11
+    assert PASSWORD not in str(result)
+
+
+def test_what_is_missing_is_named(settings_file):
+    absent = {"postgres_tables": ["users", "gone"], "clickhouse_tables": ["lost"], "clickhouse_views": ["facts"]}
+    result = verify(settings_file(), **absent)
+    assert failed(result) == [("postgresql", "tables"), ("clickhouse", "tables"), ("clickhouse", "materialized views")]
+    assert "gone" in result["failures"][0] and "users" not in result["failures"][0]
+    assert "lost" in result["failures"][1]
+
+
+def test_a_table_without_rights_is_named(settings_file, postgres, postgres_database, application):
+    postgres.query(f"REVOKE UPDATE ON users FROM {application}", database=postgres_database)
+    assert failed(verify(settings_file())) == [("postgresql", "rights on them")]
+
+
+@pytest.mark.parametrize("query", ["SELECT email FROM users WHERE false", "SELECT nothing FROM users"])
+def test_a_row_that_is_not_there(settings_file, query):
+    result = verify(settings_file(), postgres_rows=[{"query": query, "value": "demo@frameworks.dev"}])
+    assert failed(result) == [("postgresql", query)]
+
+
+def test_a_superuser_is_not_an_application(settings_file, postgres, postgres_database):
+    url = postgres_url("postgres", postgres.password, postgres_database, [postgres.host], postgres.port)
+    assert failed(verify(settings_file(DATABASE_URL=url))) == [("postgresql", "may not read passwords")]
+
+
+def test_an_admin_is_not_an_application(settings_file, analytics):
+    login = analytics.login()
+    path = settings_file(CLICKHOUSE_USER=login["login_user"], CLICKHOUSE_PASSWORD=login["login_password"])
+    assert failed(verify(path)) == [("clickhouse", "may not read the users")]
+
+
+def test_a_server_that_trusts_everybody(settings_file):
+    server = PostgresServer()
+    try:
+        server.start()
+        rules = server.data / "pg_hba.conf"
+        rules.write_text("host all all 127.0.0.1/32 trust\n")
+        server.stop()
+        server.start()
+        url = postgres_url("postgres", "whatever", "postgres", [server.host], server.port)
+        result = verify(settings_file(DATABASE_URL=url), postgres_tables=[], postgres_rows=[])
+    finally:
+        server.close()
+    assert ("postgresql", "refuses a wrong password") in failed(result)
+
+
+@pytest.mark.parametrize("wrong", ["password", "port"])
+def test_a_login_that_fails_is_one_line_a_server(settings_file, postgres, postgres_database, application, wrong):
+    port = free_port() if wrong == "port" else postgres.port
+    password = "not it" if wrong == "password" else PASSWORD
+    url = postgres_url(application, password, postgres_database, [postgres.host], port)
+    changed = {"CLICKHOUSE_PASSWORD": "not it"} if wrong == "password" else {"CLICKHOUSE_PORT": free_port()}
+    result = verify(settings_file(DATABASE_URL=url, **changed))
+    assert failed(result) == [("postgresql", "log in"), ("clickhouse", "log in")]
+    assert PASSWORD not in str(result) and "not it" not in str(result)
+
+
+def test_a_database_that_is_not_there(settings_file):
+    result = verify(settings_file(CLICKHOUSE_DB="nowhere"))
+    assert failed(result) == [("clickhouse", "look around")]
+    assert "nowhere" in result["failures"][0]
+
+
+def test_settings_that_are_not_there(tmp_path, settings_file):
+    with pytest.raises(ModuleFailed, match="no file"):
+        verify(str(tmp_path / "none.env"))
+    with pytest.raises(ModuleFailed, match="does not set CLICKHOUSE_DB, CLICKHOUSE_PASSWORD"):
+        verify(settings_file(CLICKHOUSE_DB=None, CLICKHOUSE_PASSWORD=None))
+    broken = tmp_path / "broken.env"
+    broken.write_text("DATABASE_URL='s3cret without an end\n")
+    with pytest.raises(ModuleFailed, match="cannot be read") as caught:
+        verify(str(broken))
+    assert "s3cret" not in str(caught.value.result)

@@ -1,0 +1,56 @@
+"""The dotenv filter, read back by a real shell and a real dotenv library."""
+
+import subprocess
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.frameworks.database.plugins.filter.dotenv import dotenv
+from dotenv import dotenv_values
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+PRINTABLE = st.text(st.characters(min_codepoint=32, exclude_categories=("Cs", "Cc")), max_size=30)
+HOSTILE = st.text(st.sampled_from("a'\"\\$`!#%&()*;<>?[]{}|~ =:@é"), max_size=12)
+
+
+def read_by_shell(path, names):
+    """The values that `. path` leaves in the variables `names`."""
+    script = f'. "{path}"; ' + "; ".join(f"printf '%s\\0' \"${name}\"" for name in names)
+    done = subprocess.run(["sh", "-euc", script], capture_output=True, check=True)
+    return done.stdout.decode().split("\0")[:-1]
+
+
+@settings(max_examples=150, deadline=None)
+@given(value=PRINTABLE | HOSTILE)
+def test_a_shell_reads_every_value_back(value, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "shell.env"
+    path.write_text(dotenv({"FIRST": value, "SECOND": "plain"}))
+    assert read_by_shell(path, ["FIRST", "SECOND"]) == [value, "plain"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(value=PRINTABLE | HOSTILE)
+def test_a_library_reads_all_but_the_documented_values(value, tmp_path_factory):
+    if ("'" in value and ("$" in value or "`" in value)) or "\\" in value:
+        return
+    path = tmp_path_factory.getbasetemp() / "library.env"
+    path.write_text(dotenv({"FIRST": value, "SECOND": "plain"}))
+    assert dotenv_values(path, interpolate=False) == {"FIRST": value, "SECOND": "plain"}
+
+
+def test_a_url_is_not_quoted():
+    url = "postgres://u:p%40@localhost:5432/d?sslmode=disable"
+    assert dotenv({"DATABASE_URL": url}) == f"DATABASE_URL={url}\n"
+
+
+@pytest.mark.parametrize("settings_", [{"A-B": "1"}, {"1A": "1"}, {"A\n": "1"}, {"": "1"}])
+def test_a_name_that_no_shell_takes_is_refused(settings_):
+    with pytest.raises(AnsibleFilterError, match="not the name of an environment variable"):
+        dotenv(settings_)
+
+
+@pytest.mark.parametrize("value", ["a\nB=1", "a\r", "a\0b", "a\x7f"])
+def test_a_value_cannot_add_a_line(value):
+    with pytest.raises(AnsibleFilterError, match="PASSWORD") as caught:
+        dotenv({"PASSWORD": value})
+    assert value not in str(caught.value)
