@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Run the ClickHouse engine of libchdb.so as a server: launcher.py LIBRARY [clickhouse-local options].
 
 The library's C function chdb_query_cmdline(argc, argv) takes clickhouse-local's command line, and

@@ -1,0 +1,83 @@
+"""What holds for every role: defaults equal to specs, names, short files, a README that tells the truth."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
+ROLE = pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+DISPATCH = {
+    "ansible.builtin.import_tasks", "ansible.builtin.include_tasks", "ansible.builtin.meta",
+}
+
+
+def load(path, missing=None):
+    """The YAML document in `path`."""
+    return yaml.safe_load(path.read_text()) if path.exists() else missing
+
+
+def options(role):
+    """The options of the role's main entry point."""
+    return load(role / "meta/argument_specs.yml")["argument_specs"]["main"].get("options", {})
+
+
+@ROLE
+def test_defaults_and_specs_agree(role):
+    defaults, specs = load(role / "defaults/main.yml", {}) or {}, options(role)
+    assert {name for name, spec in specs.items() if "default" in spec} == set(defaults)
+    assert {name: specs[name]["default"] for name in defaults} == defaults
+
+
+@ROLE
+def test_what_is_required_has_no_default(role):
+    assert not [name for name, spec in options(role).items() if spec.get("required") and "default" in spec]
+
+
+@ROLE
+def test_names_carry_the_role(role):
+    internal = load(role / "vars/main.yml", {}) or {}
+    assert all(name.startswith(f"{role.name}_") for name in options(role))
+    assert all(name.startswith(f"__{role.name}_") for name in internal)
+
+
+@ROLE
+def test_every_default_has_a_comment(role):
+    path = role / "defaults/main.yml"
+    blocks = path.read_text().split("\n\n") if path.exists() else []
+    bare = [block for block in blocks if re.search(r"^[a-z]\w*:", block, re.M) and not re.search(r"^ *#", block, re.M)]
+    assert not bare
+
+
+@ROLE
+def test_every_description_is_a_sentence(role):
+    def descriptions(specs):
+        for spec in specs.values():
+            text = spec["description"]
+            yield from [text] if isinstance(text, str) else text
+            yield from descriptions(spec.get("options", {}))
+
+    assert not [text for text in descriptions(options(role)) if not text.strip().endswith((".", "?", ")"))]
+
+
+@ROLE
+def test_main_only_dispatches(role):
+    tasks = load(role / "tasks/main.yml")
+    assert tasks and not [task for task in tasks if not DISPATCH & set(task)]
+
+
+@ROLE
+def test_task_files_are_short(role):
+    lengths = {path.name: len(path.read_text().splitlines()) for path in role.glob("tasks/**/*.yml")}
+    assert not {name: length for name, length in lengths.items() if length >= 100}
+
+
+@ROLE
+def test_the_readme_is_that_of_the_specs(role):
+    spec = importlib.util.spec_from_file_location("role_readmes", ROOT / "tools/role_readmes.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert (role / "README.md").read_text() == tool.readme(role), "run `make docs`"
