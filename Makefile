@@ -16,7 +16,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 .PHONY: dev dev-check dev-destroy verify
 dev: $(VENV)/.controller ## PostgreSQL, ClickHouse, schemas and demo data on this machine
 	@$(PLAY) playbooks/dev.yml
-	@$(PLAY) playbooks/verify.yml
+	@$(PLAY) playbooks/verify.yml --limit dev
 
 dev-check: $(VENV)/.controller ## what `make dev` would change
 	@$(PLAY) playbooks/dev.yml --check --diff
@@ -25,7 +25,7 @@ dev-destroy: $(VENV)/.controller ## take the environment away again, data includ
 	@$(PLAY) playbooks/dev_destroy.yml
 
 verify: $(VENV)/.controller ## log in as the application and look at everything
-	@$(PLAY) playbooks/verify.yml
+	@$(PLAY) playbooks/verify.yml --limit dev
 
 ##@ Tests
 .PHONY: test lint sanity unit integration molecule bench
