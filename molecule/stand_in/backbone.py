@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-# Stand-in for what a YugabyteDB cluster shares: its masters' state and its data. Not YugabyteDB: one process, one PostgreSQL 15.
+# Stand-in for what a YugabyteDB cluster shares. Not YugabyteDB: one process for the state, one PostgreSQL for the data.
 """Runs beside the nodes, on an address that all of them reach: backbone.py HOST PORT DIRECTORY.
 
-PORT answers the servers (release/lib/stand_in/rpc.py); PORT + 1 is the PostgreSQL that asks for passwords, PORT + 2 the one that
-trusts. It is ready when it prints "ready".
+PORT answers the servers (release/lib/stand_in/rpc.py); PORT + 1 is the PostgreSQL that asks for passwords, PORT + 2 the
+one that trusts. It is ready when it prints "ready".
 """
 
 import asyncio
@@ -37,14 +37,22 @@ class Backbone:
         self.data, self.sockets = self.directory / "postgresql", self.directory / "sockets"
         self.account = None
         if os.geteuid() == 0:
-            self.account = next(name for name in ("postgres", "nobody") if name in {one.pw_name for one in pwd.getpwall()})
+            self.account = next(
+                name for name in ("postgres", "nobody") if name in {one.pw_name for one in pwd.getpwall()}
+            )
 
     # -- PostgreSQL -------------------------------------------------------------------------------------------------
 
     def run_as_server(self, *command, text=None):
         """A program of PostgreSQL's, as its account. RuntimeError with what it said."""
         done = subprocess.run(
-            list(map(str, command)), user=self.account, cwd="/", input=text, capture_output=True, text=True, check=False,
+            list(map(str, command)),
+            user=self.account,
+            cwd="/",
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
             env={**os.environ, "LC_ALL": "C.UTF-8", "HOME": str(self.directory)},
         )
         if done.returncode:
@@ -64,8 +72,20 @@ class Backbone:
             secret.write_text(SUPERUSER)
             secret.chmod(0o644)
             self.run_as_server(
-                PROGRAMS / "initdb", "-D", self.data, "-U", SUPERUSER, "--pwfile", secret, "-E", "UTF8", "--locale=C.UTF-8",
-                "--auth-local=trust", "--auth-host=md5", "--no-sync", "--no-instructions",
+                PROGRAMS / "initdb",
+                "-D",
+                self.data,
+                "-U",
+                SUPERUSER,
+                "--pwfile",
+                secret,
+                "-E",
+                "UTF8",
+                "--locale=C.UTF-8",
+                "--auth-local=trust",
+                "--auth-host=md5",
+                "--no-sync",
+                "--no-instructions",
             )
             secret.unlink()
             (self.data / "pg_hba.conf").write_text("local all all trust\nhost all all all md5\n")
@@ -75,7 +95,17 @@ class Backbone:
             f"-c fsync=off -c max_connections=200"
         )
         self.run_as_server(
-            PROGRAMS / "pg_ctl", "-D", self.data, "-l", self.data.with_suffix(".log"), "-w", "-t", "60", "-o", options, "start"
+            PROGRAMS / "pg_ctl",
+            "-D",
+            self.data,
+            "-l",
+            self.data.with_suffix(".log"),
+            "-w",
+            "-t",
+            "60",
+            "-o",
+            options,
+            "start",
         )
         if fresh:
             self.sql("CREATE ROLE postgres SUPERUSER LOGIN")
@@ -88,8 +118,20 @@ class Backbone:
 
     def sql(self, text, database="postgres"):
         self.run_as_server(
-            PROGRAMS / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", self.sockets, "-p", self.port + 1, "-U", SUPERUSER,
-            "-d", database, text=text,
+            PROGRAMS / "psql",
+            "-X",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            self.sockets,
+            "-p",
+            self.port + 1,
+            "-U",
+            SUPERUSER,
+            "-d",
+            database,
+            text=text,
         )
 
     def stop_postgresql(self):
@@ -126,11 +168,22 @@ class Backbone:
 
     def write_servers(self):
         """For yb_servers()."""
-        listed = json.dumps([
-            {"host": one["host"], "port": 5433, "num_connections": 0, "node_type": "primary", "public_ip": "",
-             "cloud": one["placement"][0], "region": one["placement"][1], "zone": one["placement"][2], "uuid": one["uuid"]}
-            for one in self.cluster.tservers.values()
-        ])
+        listed = json.dumps(
+            [
+                {
+                    "host": one["host"],
+                    "port": 5433,
+                    "num_connections": 0,
+                    "node_type": "primary",
+                    "public_ip": "",
+                    "cloud": one["placement"][0],
+                    "region": one["placement"][1],
+                    "zone": one["placement"][2],
+                    "uuid": one["uuid"],
+                }
+                for one in self.cluster.tservers.values()
+            ]
+        )
         if listed != getattr(self, "_servers", None):
             new = self.data / "stand_in_servers.new"
             new.write_text(listed)
@@ -142,63 +195,96 @@ class Backbone:
         pages = []
         for one in self.cluster.masters():
             if not one["alive"]:
-                pages.append({"error": {"code": "UNKNOWN_ERROR", "status": {
-                    "code": "NETWORK_ERROR", "message": f"Unable to get registration information for peer ([{one['host']}:"
-                                                        f"{one['port']}]) id ({one['uuid']}): connection refused"}}})
+                pages.append(
+                    {
+                        "error": {
+                            "code": "UNKNOWN_ERROR",
+                            "status": {
+                                "code": "NETWORK_ERROR",
+                                "message": f"Unable to get registration information for peer ([{one['host']}:"
+                                f"{one['port']}]) id ({one['uuid']}): connection refused",
+                            },
+                        }
+                    }
+                )
                 continue
-            pages.append({
-                "instance_id": {"permanent_uuid": one["uuid"], "instance_seqno": one["seqno"]},
-                "registration": {
-                    "private_rpc_addresses": [{"host": one["host"], "port": one["port"]}],
-                    "http_addresses": [{"host": one["host"], "port": one["http"]}],
-                    "cloud_info": dict(zip(("placement_cloud", "placement_region", "placement_zone"), one["placement"])),
-                },
-                "role": one["role"],
-            })
+            pages.append(
+                {
+                    "instance_id": {"permanent_uuid": one["uuid"], "instance_seqno": one["seqno"]},
+                    "registration": {
+                        "private_rpc_addresses": [{"host": one["host"], "port": one["port"]}],
+                        "http_addresses": [{"host": one["host"], "port": one["http"]}],
+                        "cloud_info": dict(
+                            zip(("placement_cloud", "placement_region", "placement_zone"), one["placement"])
+                        ),
+                    },
+                    "role": one["role"],
+                }
+            )
         return pages
 
     def page_tablet_servers(self):
-        return {"": {
-            f"{one['host']}:{one['http']}": {
-                "time_since_hb": f"{one['seconds']}s", "time_since_hb_sec": one["seconds"],
-                "status": "ALIVE" if one["alive"] else "DEAD",
-                "uptime_seconds": int(time.monotonic() - one["started"]) if one["alive"] else 0,
-                "user_tablets_total": one["user_total"], "user_tablets_leaders": one["user_leaders"],
-                "system_tablets_total": one["system_total"], "system_tablets_leaders": one["system_leaders"],
-                "active_tablets": one["user_total"] + one["system_total"],
-                "cloud": one["placement"][0], "region": one["placement"][1], "zone": one["placement"][2],
-                "permanent_uuid": one["uuid"],
-            } for one in self.cluster.tablet_servers()
-        }}
+        return {
+            "": {
+                f"{one['host']}:{one['http']}": {
+                    "time_since_hb": f"{one['seconds']}s",
+                    "time_since_hb_sec": one["seconds"],
+                    "status": "ALIVE" if one["alive"] else "DEAD",
+                    "uptime_seconds": int(time.monotonic() - one["started"]) if one["alive"] else 0,
+                    "user_tablets_total": one["user_total"],
+                    "user_tablets_leaders": one["user_leaders"],
+                    "system_tablets_total": one["system_total"],
+                    "system_tablets_leaders": one["system_leaders"],
+                    "active_tablets": one["user_total"] + one["system_total"],
+                    "cloud": one["placement"][0],
+                    "region": one["placement"][1],
+                    "zone": one["placement"][2],
+                    "permanent_uuid": one["uuid"],
+                }
+                for one in self.cluster.tablet_servers()
+            }
+        }
 
     def page_health_check(self):
         health = self.cluster.health()
         return {name: health[name] for name in ("dead_nodes", "most_recent_uptime", "under_replicated_tablets")}
 
     def page_tablet_replication(self):
-        return {"leaderless_tablets": [
-            {"table_uuid": "0", "tablet_uuid": one, "reason": "No valid leader reported"}
-            for one in self.cluster.health()["leaderless"]
-        ]}
+        return {
+            "leaderless_tablets": [
+                {"table_uuid": "0", "tablet_uuid": one, "reason": "No valid leader reported"}
+                for one in self.cluster.health()["leaderless"]
+            ]
+        }
 
     def page_tablet_under_replication(self):
-        return {"underreplicated_tablets": [
-            {"table_uuid": "0", "tablet_uuid": one, "underreplicated_placements": [""]}
-            for one in self.cluster.health()["underreplicated"]
-        ]}
+        return {
+            "underreplicated_tablets": [
+                {"table_uuid": "0", "tablet_uuid": one, "underreplicated_placements": [""]}
+                for one in self.cluster.health()["underreplicated"]
+            ]
+        }
 
     def page_cluster_config(self):
         self.cluster.require_leader()
         page = {"version": self.cluster.config_version, "cluster_uuid": self.cluster.uuid}
         if self.cluster.placement:
-            page["replication_info"] = {"live_replicas": {
-                "num_replicas": self.cluster.placement["replicas"],
-                "placement_blocks": [
-                    {"cloud_info": dict(zip(("placement_cloud", "placement_region", "placement_zone"), block)), "min_num_replicas": 1}
-                    for block in self.cluster.placement["blocks"]
-                ],
-            }}
-        for name, which in (("server_blacklist", self.cluster.blacklist), ("leader_blacklist", self.cluster.leader_blacklist)):
+            page["replication_info"] = {
+                "live_replicas": {
+                    "num_replicas": self.cluster.placement["replicas"],
+                    "placement_blocks": [
+                        {
+                            "cloud_info": dict(zip(("placement_cloud", "placement_region", "placement_zone"), block)),
+                            "min_num_replicas": 1,
+                        }
+                        for block in self.cluster.placement["blocks"]
+                    ],
+                }
+            }
+        for name, which in (
+            ("server_blacklist", self.cluster.blacklist),
+            ("leader_blacklist", self.cluster.leader_blacklist),
+        ):
             hosts = [one.rsplit(":", 1) for one in sorted(which)]
             if hosts:
                 page[name] = {"hosts": [{"host": host, "port": int(port)} for host, port in hosts]}
@@ -262,7 +348,11 @@ class Backbone:
 
     def admin_promote_auto_flags(self, *_):
         promoted = self.cluster.promote_auto_flags()
-        what = "New AutoFlags were promoted\nNew config" if promoted else "No new AutoFlags eligible to promote\nCurrent config"
+        what = (
+            "New AutoFlags were promoted\nNew config"
+            if promoted
+            else "No new AutoFlags eligible to promote\nCurrent config"
+        )
         return f"PromoteAutoFlags completed successfully\n{what} version: {self.cluster.auto_flags['version']}"
 
     def admin_get_auto_flags_config(self):

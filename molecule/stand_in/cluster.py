@@ -1,5 +1,5 @@
-# Stand-in for what YugabyteDB's masters know and do together. Not YugabyteDB: no Raft, no storage, a few made-up tablets.
-"""Membership, leadership, placement and the balancer of one pretended cluster; nothing here waits or talks to anybody."""
+# Stand-in for what YugabyteDB's masters do together. Not YugabyteDB: no Raft, no storage, a few made-up tablets.
+"""Membership, leadership, placement and the balancer of one pretended cluster; nothing here waits or talks."""
 
 import itertools
 import uuid
@@ -43,15 +43,17 @@ class Cluster:
         server["started"] = before["started"] if before and before["seqno"] == server["seqno"] else self.now()
         if self.auto_flags["release"] and _release(server["version"]) < _release(self.auto_flags["release"]):
             raise Refused(
-                f"AutoFlags config of {self.auto_flags['release']} is in force; {server['version']} does not know all of them"
+                f"AutoFlags of {self.auto_flags['release']} are in force; {server['version']} does not know all of them"
             )
         known[server["uuid"]] = server
         if kind == "master":
             self._form()
         self._advance()
         return {
-            "leader": self.candidates.get(self.leader), "is_leader": server["uuid"] == self.leader,
-            "member": server["uuid"] in self.members, "uuid": self.uuid,
+            "leader": self.candidates.get(self.leader),
+            "is_leader": server["uuid"] == self.leader,
+            "member": server["uuid"] in self.members,
+            "uuid": self.uuid,
         }
 
     def _form(self):
@@ -131,7 +133,8 @@ class Cluster:
 
     def _may_hold(self, tserver_uuid, tablet):
         return (
-            self._serves(tserver_uuid) and self._address(tserver_uuid) not in self.blacklist
+            self._serves(tserver_uuid)
+            and self._address(tserver_uuid) not in self.blacklist
             and tserver_uuid not in tablet["replicas"]
         )
 
@@ -152,7 +155,9 @@ class Cluster:
         for tablet in self.tablets:
             if not tablet["leader"]:
                 continue
-            best = min((one for one in tablet["replicas"] if self._caught_up(one)), key=self._led, default=tablet["leader"])
+            best = min(
+                (one for one in tablet["replicas"] if self._caught_up(one)), key=self._led, default=tablet["leader"]
+            )
             here, there = self._led(tablet["leader"]), self._led(best)
             if (here[0] and not there[0]) or (here[0] == there[0] and here[1] > there[1] + 1):
                 tablet["leader"] = best
@@ -193,11 +198,15 @@ class Cluster:
         self.require_leader()
         return [
             {
-                **one, "alive": self._listed_alive(one), "seconds": round(self.now() - one["seen"], 1),
+                **one,
+                "alive": self._listed_alive(one),
+                "seconds": round(self.now() - one["seen"], 1),
                 **{
                     f"{kind}_{what}": sum(
-                        tablet["kind"] == kind and (one["uuid"] == tablet["leader"] if what == "leaders"
-                                                    else one["uuid"] in tablet["replicas"])
+                        tablet["kind"] == kind
+                        and (
+                            one["uuid"] == tablet["leader"] if what == "leaders" else one["uuid"] in tablet["replicas"]
+                        )
                         for tablet in self.tablets
                     )
                     for kind, what in itertools.product(TABLETS, ("total", "leaders"))
@@ -214,7 +223,8 @@ class Cluster:
         living = [one for one in self.tservers.values() if one["uuid"] not in dead]
         short = [tablet["id"] for tablet in self.tablets if len(tablet["replicas"]) < wanted]
         short += [
-            tablet["id"] for tablet in self.tablets
+            tablet["id"]
+            for tablet in self.tablets
             if not self._zones_kept(tablet["replicas"]) or any(map(self._evicted, tablet["replicas"]))
         ]
         return {
@@ -283,8 +293,12 @@ class Cluster:
         at = {uuid_ for uuid_, address in self.members.items() if address == (host, int(port))}
         if change == "ADD_SERVER":
             new = next(
-                (one for one in self.candidates.values()
-                 if (one["host"], one["port"]) == (host, int(port)) and self._alive(one)), None,
+                (
+                    one
+                    for one in self.candidates.values()
+                    if (one["host"], one["port"]) == (host, int(port)) and self._alive(one)
+                ),
+                None,
             )
             if not new:
                 raise Refused(f"Network error: unable to get the UUID of {host}:{port}: connection refused")
@@ -312,7 +326,8 @@ class Cluster:
         short += any(one in self.members for one in uuids) and len(left) * 2 <= len(self.members)
         if short:
             raise Refused(
-                f"Illegal state: Unable to check if nodes are safe to take down: {short} tablet(s) would be under-replicated."
+                f"Illegal state: Unable to check if nodes are safe to take down: {short} tablet(s) would be "
+                "under-replicated."
             )
 
     def promote_auto_flags(self):

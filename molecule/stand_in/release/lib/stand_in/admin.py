@@ -10,10 +10,23 @@ from .flags import parse
 ADMIN = {"master_addresses": "string", "init_master_addrs": "string", "timeout_ms": "int64", "certs_dir_name": "string"}
 CLI = {"server_address": "string", "timeout_ms": "int64", "certs_dir_name": "string", "force": "bool"}
 COMMANDS = (
-    "list_all_masters", "list_all_tablet_servers", "get_universe_config", "modify_placement_info", "change_blacklist",
-    "change_leader_blacklist", "get_load_move_completion", "get_leader_blacklist_completion", "get_is_load_balancer_idle",
-    "master_leader_stepdown", "change_master_config", "are_nodes_safe_to_take_down", "promote_auto_flags",
-    "get_auto_flags_config", "upgrade_ysql", "finalize_upgrade", "remove_tablet_server",
+    "list_all_masters",
+    "list_all_tablet_servers",
+    "get_universe_config",
+    "modify_placement_info",
+    "change_blacklist",
+    "change_leader_blacklist",
+    "get_load_move_completion",
+    "get_leader_blacklist_completion",
+    "get_is_load_balancer_idle",
+    "master_leader_stepdown",
+    "change_master_config",
+    "are_nodes_safe_to_take_down",
+    "promote_auto_flags",
+    "get_auto_flags_config",
+    "upgrade_ysql",
+    "finalize_upgrade",
+    "remove_tablet_server",
 )
 
 
@@ -22,7 +35,9 @@ def trust(flags):
     try:
         return rpc.client_tls(flags["certs_dir_name"]) if flags.get("certs_dir_name") else None
     except OSError as error:
-        raise Fatal(f"IO error: Unable to load certificate: {flags['certs_dir_name']}/ca.crt: {error.strerror}") from None
+        raise Fatal(
+            f"IO error: Unable to load certificate: {flags['certs_dir_name']}/ca.crt: {error.strerror}"
+        ) from None
 
 
 async def yb_admin(arguments):
@@ -46,8 +61,8 @@ async def yb_admin(arguments):
             print(answer["said"])
         return
     raise Fatal(
-        f"Unable to establish connection to leader master at [{masters}]. Please verify the addresses and check if server is "
-        f"up, or if you're missing --certs_dir_name.\n\n{errors[-1]}"
+        f"Unable to establish connection to leader master at [{masters}]. Please verify the addresses and check if server "
+        f"is up, or if you're missing --certs_dir_name.\n\n{errors[-1]}"
     )
 
 

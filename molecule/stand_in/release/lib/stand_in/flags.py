@@ -41,7 +41,9 @@ def parse(arguments, types):
                 lines = Path(value).read_text().splitlines()
             except OSError as error:
                 raise Fatal(f"ERROR: unable to open flagfile '{value}': {error.strerror}") from None
-            arguments = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")] + arguments
+            arguments = [
+                line.strip() for line in lines if line.strip() and not line.strip().startswith("#")
+            ] + arguments
     tolerated = flags.get("undefok", "").split(",")
     for name, value in flags.items():
         if name not in types:

@@ -17,9 +17,7 @@ async def ask(address, question, tls=None, timeout=TIMEOUT):
     host, port = address
     writer = None
     try:
-        reader, writer = await asyncio.wait_for(
-            asyncio.open_connection(host, port, ssl=tls, limit=2**22), timeout
-        )
+        reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port, ssl=tls, limit=2**22), timeout)
         writer.write(json.dumps(question).encode() + b"\n")
         line = await asyncio.wait_for(reader.readline(), timeout)
     except (OSError, asyncio.TimeoutError, ssl.SSLError) as error:

@@ -1,4 +1,4 @@
-# Stand-in for yb-master and yb-tserver. Not YugabyteDB: they check flags, files and addresses, call home and show pages.
+# Stand-in for yb-master and yb-tserver. Not YugabyteDB: they check flags, files, addresses, call home and show pages.
 """What yb-master and yb-tserver have in common, and the two."""
 
 import asyncio
@@ -72,8 +72,10 @@ class Server:
     def masters_flag(self):
         """The flag that lists the masters, as a list of host:port."""
         name = "master_addresses" if self.kind == "master" else "tserver_master_addrs"
-        return [f"{host}:{port}" for host, port in
-                (address(one, 7100) for one in self.flags.get(name, "").split(",") if one)]
+        return [
+            f"{host}:{port}"
+            for host, port in (address(one, 7100) for one in self.flags.get(name, "").split(",") if one)
+        ]
 
     def check(self):
         """Refuse what the real server would refuse. Raises Fatal."""
@@ -113,8 +115,12 @@ class Server:
             self.client_tls = rpc.client_tls(directory)
         except FileNotFoundError:
             missing = next(
-                (one for one in (f"{directory}/ca.crt", self.certificate, f"{self.certificate[:-4]}.key")
-                 if not os.path.exists(one)), directory,
+                (
+                    one
+                    for one in (f"{directory}/ca.crt", self.certificate, f"{self.certificate[:-4]}.key")
+                    if not os.path.exists(one)
+                ),
+                directory,
             )
             raise Fatal(f"IO error: Unable to load certificate: {missing}: No such file or directory") from None
         except (OSError, ssl.SSLError) as error:
@@ -125,12 +131,21 @@ class Server:
     def description(self):
         """What a heartbeat says about this server."""
         return {
-            "uuid": self.identity["uuid"], "seqno": self.identity["seqno"], "host": self.host, "port": self.bind[1],
-            "http": self.http[1], "version": self.release["version"],
-            "placement": [self.flags.get(f"placement_{part}", default) for part, default in
-                          (("cloud", "cloud1"), ("region", "datacenter1"), ("zone", "rack1"))],
-            "flags": {name: self.flags[name] for name in
-                      ("tserver_unresponsive_timeout_ms", "follower_unavailable_considered_failed_sec") if name in self.flags},
+            "uuid": self.identity["uuid"],
+            "seqno": self.identity["seqno"],
+            "host": self.host,
+            "port": self.bind[1],
+            "http": self.http[1],
+            "version": self.release["version"],
+            "placement": [
+                self.flags.get(f"placement_{part}", default)
+                for part, default in (("cloud", "cloud1"), ("region", "datacenter1"), ("zone", "rack1"))
+            ],
+            "flags": {
+                name: self.flags[name]
+                for name in ("tserver_unresponsive_timeout_ms", "follower_unavailable_considered_failed_sec")
+                if name in self.flags
+            },
         }
 
     async def run(self):
@@ -177,8 +192,10 @@ class Server:
             else:
                 skew = abs(self.known["time"] - time.time()) * 1e6
                 if skew > int(self.flags.get("max_clock_skew_usec", 500000)):
-                    raise Fatal(f"Too big clock skew is detected: {skew:.0f} us, max allowed is "
-                                f"{self.flags.get('max_clock_skew_usec', 500000)} us")
+                    raise Fatal(
+                        f"Too big clock skew is detected: {skew:.0f} us, max allowed is "
+                        f"{self.flags.get('max_clock_skew_usec', 500000)} us"
+                    )
                 self.heard()
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
@@ -207,20 +224,25 @@ class Server:
             path = request[1].partition("?")[0] if len(request) > 1 else "/"
             status, content, body = await self.respond(path)
             body = body if isinstance(body, bytes) else json.dumps(body).encode()
-            writer.write(
-                f"HTTP/1.1 {status}\r\nContent-Type: {content}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
-                + body
-            )
+            head = f"HTTP/1.1 {status}\r\nContent-Type: {content}\r\nContent-Length: {len(body)}\r\nConnection: close"
+            writer.write(head.encode() + b"\r\n\r\n" + body)
             await writer.drain()
         writer.close()
 
     async def respond(self, path):
         """(status, type, body) of a page."""
         if path == "/api/v1/version":
-            return "200 OK", "application/json", {
-                "version_number": self.release["version"], "build_number": self.release["build"].lstrip("b"),
-                "build_id": self.release["build"], "build_type": "STAND-IN", "git_hash": "0" * 40,
-            }
+            return (
+                "200 OK",
+                "application/json",
+                {
+                    "version_number": self.release["version"],
+                    "build_number": self.release["build"].lstrip("b"),
+                    "build_id": self.release["build"],
+                    "build_type": "STAND-IN",
+                    "git_hash": "0" * 40,
+                },
+            )
         if path == "/api/v1/varz":
             listed = [{"name": name, "value": value, "type": "Custom"} for name, value in sorted(self.flags.items())]
             return "200 OK", "application/json", {"flags": listed}
@@ -252,12 +274,18 @@ class Master(Server):
         # One TLS handshake with itself stands for those with the other masters: an expired certificate silences it.
         if self.tls:
             await rpc.ask(self.bind, {"ask": "ping"}, self.client_tls)
-        return await rpc.ask(self.backbone, {
-            "ask": "heartbeat", "kind": "master", "server": {
-                **self.description(), "masters": self.masters_flag(),
-                "replication_factor": int(self.flags.get("replication_factor", 3)),
+        return await rpc.ask(
+            self.backbone,
+            {
+                "ask": "heartbeat",
+                "kind": "master",
+                "server": {
+                    **self.description(),
+                    "masters": self.masters_flag(),
+                    "replication_factor": int(self.flags.get("replication_factor", 3)),
+                },
             },
-        })
+        )
 
     def heard(self):
         if self.known["member"] and not self.consensus.exists():
@@ -280,7 +308,11 @@ class Master(Server):
     async def respond(self, path):
         if path == "/api/v1/is-leader":
             leads = self.known.get("is_leader")
-            return ("200 OK", "application/json", {"STATUS": "OK"}) if leads else ("503 Service Unavailable", "text/plain", b"")
+            return (
+                ("200 OK", "application/json", {"STATUS": "OK"})
+                if leads
+                else ("503 Service Unavailable", "text/plain", b"")
+            )
         if path == "/api/v1/masters":
             return await self.masters_page()
         pages = ("tablet-servers", "health-check", "tablet-replication", "tablet-under-replication", "cluster-config")
@@ -290,7 +322,11 @@ class Master(Server):
                     raise rpc.Failed("not part of a quorum")
                 answer = await rpc.ask(self.backbone, {"ask": "page", "page": path[8:]})
             except rpc.Failed as error:
-                return "503 Service Unavailable", "text/html", f"<h2>Cannot get Leader information: {error}</h2>".encode()
+                return (
+                    "503 Service Unavailable",
+                    "text/html",
+                    f"<h2>Cannot get Leader information: {error}</h2>".encode(),
+                )
             return "200 OK", "application/json", answer["page"]
         return await super().respond(path)
 
@@ -298,14 +334,19 @@ class Master(Server):
         try:
             listed = (await rpc.ask(self.backbone, {"ask": "page", "page": "masters"}))["page"]
         except rpc.Failed:
-            lost = {"code": "UNKNOWN_ERROR", "status": {"code": "NETWORK_ERROR", "message": "no answer from the masters"}}
+            lost = {
+                "code": "UNKNOWN_ERROR",
+                "status": {"code": "NETWORK_ERROR", "message": "no answer from the masters"},
+            }
             listed = [{"error": lost} for _ in self.masters_flag()]
         if not listed:  # in shell mode, or the others are awaited
-            listed = [{
-                "instance_id": {"permanent_uuid": self.identity["uuid"], "instance_seqno": self.identity["seqno"]},
-                "registration": {"private_rpc_addresses": [{"host": self.host, "port": self.bind[1]}]},
-                "role": "NON_PARTICIPANT",
-            }]
+            listed = [
+                {
+                    "instance_id": {"permanent_uuid": self.identity["uuid"], "instance_seqno": self.identity["seqno"]},
+                    "registration": {"private_rpc_addresses": [{"host": self.host, "port": self.bind[1]}]},
+                    "role": "NON_PARTICIPANT",
+                }
+            ]
         return "200 OK", "application/json", {"masters": listed}
 
 
@@ -319,8 +360,10 @@ class TabletServer(Server):
         for master in self.masters_flag():
             try:
                 return await rpc.ask(
-                    address(master, 7100), {"ask": "heartbeat", "kind": "tserver", "server": self.description()},
-                    self.client_tls, timeout=2.0,
+                    address(master, 7100),
+                    {"ask": "heartbeat", "kind": "tserver", "server": self.description()},
+                    self.client_tls,
+                    timeout=2.0,
                 )
             except rpc.Failed as error:
                 failed = error

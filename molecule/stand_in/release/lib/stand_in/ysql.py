@@ -1,4 +1,4 @@
-# Stand-in for YSQL. Not YSQL: HBA rules, TLS and refusals of a node, in front of one PostgreSQL 15 that all nodes share.
+# Stand-in for YSQL. Not YSQL: HBA rules, TLS and refusals of a node, before one PostgreSQL 15 that all nodes share.
 """What listens on 5433 and on the socket under /tmp."""
 
 import asyncio
@@ -21,27 +21,39 @@ LEASE_SECONDS = 5.0
 
 TOKENS = re.compile(
     r"""(?P<string>[eE]?'(?:[^']|'')*')|(?P<name>"(?:[^"]|"")*")|(?P<dollar>\$(\w*)\$.*?\$\4\$)"""
-    r"""|(?P<line>--[^\n]*)|(?P<block>/\*.*?\*/)""", re.DOTALL,
+    r"""|(?P<line>--[^\n]*)|(?P<block>/\*.*?\*/)""",
+    re.DOTALL,
 )
 
 # What the catalogue cannot tell (ysql.sql has the rest): (statement, as a pattern; what YSQL says).
-REFUSED = [(re.compile(pattern, re.DOTALL), message) for pattern, message in (
-    (r"CLUSTER\b(?!ED)", "CLUSTER not supported yet"),
-    (r"MERGE INTO\b", "MERGE not supported yet"),
-    (r"(WITH .*)?MERGE INTO\b", "MERGE not supported yet"),
-    (r"ALTER SYSTEM\b", "ALTER SYSTEM not supported yet"),
-    (r"ALTER TYPE \S+ (ADD|DROP|ALTER|RENAME) ATTRIBUTE\b", "ALTER TYPE ATTRIBUTE not supported yet"),
-    (r"DROP INDEX CONCURRENTLY\b", "DROP INDEX CONCURRENTLY not supported yet"),
-    (r"DROP (?!TABLE\b|OWNED\b|ROLE\b|USER\b|GROUP\b|FUNCTION\b|PROCEDURE\b|AGGREGATE\b|OPERATOR\b|ROUTINE\b)[A-Z ]*?"
-     r"(IF EXISTS )?[\w.]+ ?,", "DROP of several objects in one statement not supported yet"),
-    (r"REINDEX (\(.*?\) )?(TABLE|DATABASE|SCHEMA|SYSTEM)\b", "REINDEX of anything but an index not supported yet"),
-    (r"PREPARE TRANSACTION\b", "PREPARE TRANSACTION not supported yet"),
-    (r"CREATE (GLOBAL |LOCAL )?(TEMP |TEMPORARY |UNLOGGED )?TABLE .* AS EXECUTE\b", "CREATE TABLE AS EXECUTE not supported yet"),
-    (r"CREATE SCHEMA .*\b(CREATE|GRANT) ", "CREATE SCHEMA with elements not supported yet"),
-    (r"CREATE CONSTRAINT TRIGGER\b", "CREATE CONSTRAINT TRIGGER not supported yet"),
-    (r"CREATE DATABASE .*\bTEMPLATE ?=? ?(?!TEMPLATE[01]\b)\w", "Value other than default, template0 or template1 for template "
-                                                                "option is not yet supported"),
-)]
+REFUSED = [
+    (re.compile(pattern, re.DOTALL), message)
+    for pattern, message in (
+        (r"CLUSTER\b(?!ED)", "CLUSTER not supported yet"),
+        (r"MERGE INTO\b", "MERGE not supported yet"),
+        (r"(WITH .*)?MERGE INTO\b", "MERGE not supported yet"),
+        (r"ALTER SYSTEM\b", "ALTER SYSTEM not supported yet"),
+        (r"ALTER TYPE \S+ (ADD|DROP|ALTER|RENAME) ATTRIBUTE\b", "ALTER TYPE ATTRIBUTE not supported yet"),
+        (r"DROP INDEX CONCURRENTLY\b", "DROP INDEX CONCURRENTLY not supported yet"),
+        (
+            r"DROP (?!(TABLE|OWNED|ROLE|USER|GROUP|FUNCTION|PROCEDURE|AGGREGATE|OPERATOR|ROUTINE)\b)[A-Z ]*?"
+            r"(IF EXISTS )?[\w.]+ ?,",
+            "DROP of several objects in one statement not supported yet",
+        ),
+        (r"REINDEX (\(.*?\) )?(TABLE|DATABASE|SCHEMA|SYSTEM)\b", "REINDEX of anything but an index not supported yet"),
+        (r"PREPARE TRANSACTION\b", "PREPARE TRANSACTION not supported yet"),
+        (
+            r"CREATE (GLOBAL |LOCAL )?(TEMP |TEMPORARY |UNLOGGED )?TABLE .* AS EXECUTE\b",
+            "CREATE TABLE AS EXECUTE not supported yet",
+        ),
+        (r"CREATE SCHEMA .*\b(CREATE|GRANT) ", "CREATE SCHEMA with elements not supported yet"),
+        (r"CREATE CONSTRAINT TRIGGER\b", "CREATE CONSTRAINT TRIGGER not supported yet"),
+        (
+            r"CREATE DATABASE .*\bTEMPLATE ?=? ?(?!TEMPLATE[01]\b)\w",
+            "Value other than default, template0 or template1 for template option is not yet supported",
+        ),
+    )
+]
 DATABASE_OPTIONS = re.compile(r"\b(ENCODING|LC_COLLATE|LC_CTYPE)\s*=?\s*'([^']*)'", re.IGNORECASE)
 DATABASE_VALUES = {"ENCODING": ("UTF8", "UTF-8"), "LC_COLLATE": ("C",), "LC_CTYPE": ("en_US.UTF-8", "C")}
 COLOCATION = re.compile(r"\bCOLOCAT(?:ION|ED)\s*=?\s*(?:true|false)\b", re.IGNORECASE)
@@ -49,6 +61,7 @@ COLOCATION = re.compile(r"\bCOLOCAT(?:ION|ED)\s*=?\s*(?:true|false)\b", re.IGNOR
 
 def statements(text):
     """The statements of an SQL text: comments dropped, literals emptied, spaces single, upper case."""
+
     def blank(match):
         return " " if match.lastgroup in ("line", "block") else "''" if match.lastgroup == "string" else "x"
 
@@ -63,8 +76,9 @@ def refusal(text):
                 return message
         if statement.startswith("CREATE DATABASE"):
             for option, value in DATABASE_OPTIONS.findall(text):
-                if value not in DATABASE_VALUES[option.upper()]:
-                    return f"Value other than {' or '.join(DATABASE_VALUES[option.upper()])} for {option} option is not yet supported"
+                taken = DATABASE_VALUES[option.upper()]
+                if value not in taken:
+                    return f"Value other than {' or '.join(taken)} for {option} option is not yet supported"
     return None
 
 
@@ -124,7 +138,9 @@ class Ysql:
         self.host, port = self.flags.get("pgsql_proxy_bind_address", "0.0.0.0:5433").split(",")[0].rsplit(":", 1)
         self.port = int(port)
         self.lines = hba_lines(self.flags, self.tls)
-        settings = dict(re.split(r"\s*=\s*", one.strip(), maxsplit=1) for one in csv(self.flags.get("ysql_pg_conf_csv", "")))
+        settings = dict(
+            re.split(r"\s*=\s*", one.strip(), maxsplit=1) for one in csv(self.flags.get("ysql_pg_conf_csv", ""))
+        )
         self.password_encryption = settings.get("password_encryption", "md5").strip("'")
         self.context, self.writers = None, set()
 
@@ -141,7 +157,9 @@ class Ysql:
         sockets = Path(f"/tmp/.yb.{zlib.crc32(f'{self.host}:{self.port}'.encode())}")
         data.mkdir(exist_ok=True)
         sockets.mkdir(exist_ok=True)
-        (data / "ysql_hba.conf").write_text("# This is an autogenerated file, do not edit manually!\n" + "\n".join(self.lines) + "\n")
+        (data / "ysql_hba.conf").write_text(
+            "# This is an autogenerated file, do not edit manually!\n" + "\n".join(self.lines) + "\n"
+        )
         path = sockets / f".s.PGSQL.{self.port}"
         path.unlink(missing_ok=True)
         try:
@@ -192,8 +210,12 @@ class Ysql:
             if method in (None, "reject"):
                 what = "no pg_hba.conf entry for host" if method is None else "pg_hba.conf rejects connection for host"
                 secure = "SSL encryption" if writer.get_extra_info("ssl_object") else "no encryption"
-                self.fatal(writer, "28000", f'{what} "{peer or "[local]"}", user "{startup["user"]}", '
-                                            f'database "{startup["database"]}", {secure}')
+                self.fatal(
+                    writer,
+                    "28000",
+                    f'{what} "{peer or "[local]"}", user "{startup["user"]}", '
+                    f'database "{startup["database"]}", {secure}',
+                )
                 return
             if not self.server.known.get("leader"):
                 self.fatal(writer, "57P03", "the tablet server has no lease: it does not reach the masters' leader")
@@ -207,13 +229,17 @@ class Ysql:
                 self.fatal(writer, "57P03", "Timed out: the tablets do not answer")
                 return
             self.writers.add(upstream)
-            options = f"{startup.pop('options', '')} -c password_encryption={self.password_encryption} " \
-                      f"-c stand_in.release={self.server.release['version']}-{self.server.release['build']}"
+            options = (
+                f"{startup.pop('options', '')} -c password_encryption={self.password_encryption} "
+                f"-c stand_in.release={self.server.release['version']}-{self.server.release['build']}"
+            )
             upstream.write(packed({**startup, "options": options.strip()}))
             if await self.log_in(reader, writer, back, upstream, method):
                 await asyncio.wait(
-                    [asyncio.create_task(self.forward(reader, upstream, startup.get("application_name"))),
-                     asyncio.create_task(pipe(back, writer))],
+                    [
+                        asyncio.create_task(self.forward(reader, upstream, startup.get("application_name"))),
+                        asyncio.create_task(pipe(back, writer)),
+                    ],
                     return_when=asyncio.FIRST_COMPLETED,
                 )
         except (OSError, asyncio.IncompleteReadError, struct.error, ssl.SSLError):
