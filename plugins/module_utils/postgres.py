@@ -253,24 +253,31 @@ WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()
 """
 
 
+def _lock_key(name):
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+
+
+def advisory_lock_holder(connection, name):
+    """Who holds the advisory lock `name` of the connected database, for a sentence, or None."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LOCK_HOLDER, (_lock_key(name),))
+        holder = cursor.fetchone()
+    return "another run (server process {}, user {}, from {}, since {})".format(*holder) if holder else None
+
+
 def take_advisory_lock(connection, name, seconds=60, sleep=time.sleep):
     """Take the advisory lock `name` of the connected database, waiting up to `seconds` for it.
 
     It is held until the connection ends, however it ends. Raises LockTaken, whose text names the holder.
     """
-    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
     deadline = time.monotonic() + seconds
     with connection.cursor() as cursor:
         while True:
-            cursor.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", (key,))
+            cursor.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", (_lock_key(name),))
             if cursor.fetchone()[0]:
                 return
             if time.monotonic() >= deadline:
                 break
             sleep(0.1)
-        cursor.execute(_LOCK_HOLDER, (key,))
-        holder = cursor.fetchone()
-    who = "another run"
-    if holder:
-        who += " (server process {}, user {}, from {}, since {})".format(*holder)
+    who = advisory_lock_holder(connection, name) or "another run"
     raise LockTaken(f"After {seconds} s {who} still holds the lock {name!r}: wait for its end, then run again.")
