@@ -311,7 +311,7 @@ CREATE TABLE IF NOT EXISTS stream_analytics (
     stream_id UUID PRIMARY KEY,
     node_id TEXT,
     current_viewers INTEGER NOT NULL DEFAULT 0 CHECK (current_viewers >= 0),
-    peak_viewers INTEGER NOT NULL DEFAULT 0 CHECK (peak_viewers >= 0),
+    peak_viewers INTEGER NOT NULL DEFAULT 0,
     total_connections BIGINT NOT NULL DEFAULT 0 CHECK (total_connections >= 0),
     total_watch_seconds BIGINT NOT NULL DEFAULT 0 CHECK (total_watch_seconds >= 0),
     total_bytes_in BIGINT NOT NULL DEFAULT 0 CHECK (total_bytes_in >= 0),
@@ -513,6 +513,7 @@ COMMENT ON COLUMN billing_invoices.tax_amount IS 'In currency.';
 COMMENT ON COLUMN billing_invoices.total_amount IS 'To be paid, tax included, in currency.';
 COMMENT ON COLUMN billing_invoices.line_items IS
     'What is billed: description, quantity, unit_price and amount each, in currency.';
+COMMENT ON COLUMN billing_invoices.period_start IS 'First day that is billed.';
 COMMENT ON COLUMN billing_invoices.period_end IS 'Last day that is billed.';
 
 CREATE TABLE IF NOT EXISTS invoice_drafts (
