@@ -61,8 +61,8 @@ async def yb_admin(arguments):
             print(answer["said"])
         return
     raise Fatal(
-        f"Unable to establish connection to leader master at [{masters}]. Please verify the addresses and check if server "
-        f"is up, or if you're missing --certs_dir_name.\n\n{errors[-1]}"
+        f"Unable to establish connection to leader master at [{masters}]. Please verify the addresses and check if "
+        f"server is up, or if you're missing --certs_dir_name.\n\n{errors[-1]}"
     )
 
 

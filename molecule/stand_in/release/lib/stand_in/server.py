@@ -6,7 +6,6 @@ import contextlib
 import html
 import json
 import os
-import pwd
 import signal
 import socket
 import ssl
@@ -79,8 +78,6 @@ class Server:
 
     def check(self):
         """Refuse what the real server would refuse. Raises Fatal."""
-        if pwd.getpwuid(os.geteuid()).pw_name == "root" and not os.environ.get("STAND_IN_AS_ROOT"):
-            self.log("W running as root")
         own = local_addresses(self.bind[0])
         if any(one.startswith("127.") for one in own) and not all(
             entry.startswith(("127.", "localhost")) for entry in self.masters_flag()

@@ -111,8 +111,11 @@ def hba_lines(flags, tls):
     return [line.strip() for line in lines]
 
 
-def hba_method(lines, peer, encrypted, user, database):
-    """The method of the first line that fits, or None. `peer` is an IP address, or None on the socket."""
+def hba_method(lines, peer, own, encrypted, user, database):
+    """The method of the first line that fits, or None.
+
+    peer, own: the connection's two IP addresses; peer is None on the socket.
+    """
     for line in lines:
         words = line.split()
         if words[0] == "local":
@@ -120,7 +123,9 @@ def hba_method(lines, peer, encrypted, user, database):
         else:
             fits = peer is not None and words[0] in ("host", "hostssl" if encrypted else "hostnossl")
             rest = words[4:]
-            if fits and words[3] not in ("all", "0.0.0.0/0", "::0/0", "::/0"):
+            if fits and words[3] == "samehost":
+                fits = peer == own
+            elif fits and words[3] not in ("all", "0.0.0.0/0", "::0/0", "::/0"):
                 fits = ipaddress.ip_address(peer) in ipaddress.ip_network(words[3], strict=False)
             elif fits and words[3] != "all":
                 fits = (":" in peer) == (":" in words[3])
@@ -204,17 +209,17 @@ class Ysql:
             reader, writer, startup = await self.startup(reader, writer, peer)
             if startup is None:
                 return
-            method = hba_method(
-                self.lines, peer, writer.get_extra_info("ssl_object") is not None, startup["user"], startup["database"]
-            )
+            own = writer.get_extra_info("sockname")[0] if peer else None
+            secure = writer.get_extra_info("ssl_object") is not None
+            method = hba_method(self.lines, peer, own, secure, startup["user"], startup["database"])
             if method in (None, "reject"):
                 what = "no pg_hba.conf entry for host" if method is None else "pg_hba.conf rejects connection for host"
-                secure = "SSL encryption" if writer.get_extra_info("ssl_object") else "no encryption"
+                encryption = "SSL encryption" if secure else "no encryption"
                 self.fatal(
                     writer,
                     "28000",
                     f'{what} "{peer or "[local]"}", user "{startup["user"]}", '
-                    f'database "{startup["database"]}", {secure}',
+                    f'database "{startup["database"]}", {encryption}',
                 )
                 return
             if not self.server.known.get("leader"):

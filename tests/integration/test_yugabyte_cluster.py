@@ -1,0 +1,175 @@
+"""The modules yugabyte_cluster and yugabyte_node, against the stand-in for YugabyteDB."""
+
+import signal
+import time
+
+import pytest
+from support.modules import ModuleFailed, run_module
+from support.ports import wait_for
+from support.yugabyte import StandInCluster
+
+ZONES = [f"cloud1.datacenter1.z{number}" for number in (1, 2, 3)]
+
+
+@pytest.fixture
+def cluster():
+    """A cluster of three nodes, to be broken."""
+    running = StandInCluster()
+    try:
+        yield running.start()
+    finally:
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """A cluster of three nodes that every test leaves whole."""
+    running = StandInCluster()
+    try:
+        yield running.start()
+    finally:
+        running.close()
+
+
+def everything(cluster, **more):
+    return {**cluster.login(), "tservers": cluster.members, **more}
+
+
+def node(cluster, number, service, state, **more):
+    return run_module("yugabyte_node", {
+        **everything(cluster), "service": service, "address": cluster.address[number], "state": state, **more,
+    })
+
+
+def leads(cluster):
+    """The number of the node whose master leads."""
+    found = run_module("yugabyte_cluster", cluster.login())["cluster"]["masters"]
+    host = next(one["host"] for one in found if one["role"] == "LEADER")
+    return next(number for number, address in cluster.address.items() if address == host)
+
+
+def test_placement_is_set_once_and_again_when_it_differs(whole):
+    arguments = everything(whole, placement=ZONES, replication_factor=3)
+    planned = run_module("yugabyte_cluster", arguments, check=True)
+    assert planned["changed"] and planned["cluster"]["placement"] == []
+    first = run_module("yugabyte_cluster", arguments)
+    assert first["changed"] and first["diff"]["after"]["placement"] == {"zones": ZONES, "replicas": 3}
+    assert (first["cluster"]["placement"], first["cluster"]["replicas"]) == (ZONES, 3)
+    assert not run_module("yugabyte_cluster", {**arguments, "placement": ZONES[::-1]})["changed"]
+    whole.admin("modify_placement_info", ",".join(ZONES[:2]), "3")
+    assert run_module("yugabyte_cluster", arguments)["changed"]
+
+
+def test_leaders_left_off_a_node_come_back(whole):
+    whole.admin("change_leader_blacklist", "ADD", f"{whole.address[2]}:9100", "10.9.9.9:9100")
+    result = run_module("yugabyte_cluster", everything(whole))
+    assert result["changed"] and result["cluster"]["leader_blacklist"] == ["10.9.9.9:9100"]  # not ours
+    whole.admin("change_leader_blacklist", "REMOVE", "10.9.9.9:9100")
+
+
+def test_an_unhealthy_cluster_is_named_server_by_server(cluster):
+    cluster.stop("master", 3)
+    wait_for(lambda: "UNKNOWN_ROLE" in cluster.admin("list_all_masters"), "the dead master is noticed")
+    with pytest.raises(ModuleFailed, match=f"the yb-master on {cluster.address[3]} does not answer the others"):
+        run_module("yugabyte_cluster", everything(cluster, timeout=1))
+    cluster.stop("master", 2)
+    with pytest.raises(ModuleFailed, match="No master's leader was found"):
+        run_module("yugabyte_cluster", everything(cluster, timeout=3))
+    assert run_module("yugabyte_cluster", everything(cluster), check=True)["cluster"] == {}
+
+
+def test_check_mode_succeeds_before_there_is_a_cluster(tmp_path):
+    arguments = {"masters": ["127.0.0.254"], "bin_dir": str(tmp_path), "tservers": ["127.0.0.254"]}
+    result = run_module("yugabyte_cluster", arguments, check=True)
+    assert (result["changed"], result["cluster"]) == (False, {})
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_tserver_loses_its_leaders_and_gets_them_back(whole, number):
+    assert node(whole, number, "tserver", "drained")["changed"]
+    drained = run_module("yugabyte_cluster", whole.login())["cluster"]
+    mine = next(one for one in drained["tservers"] if one["host"] == whole.address[number])
+    assert mine["leaders"] == 0 and mine["tablets"] > 0
+    whole.stop("tserver", number, signal.SIGTERM)
+    whole.serve("tserver", number)
+    result = node(whole, number, "tserver", "serving")
+    assert result["changed"] and result["server"]["alive"]
+    assert not node(whole, number, "tserver", "serving")["changed"]
+    assert run_module("yugabyte_cluster", whole.login())["cluster"]["leader_blacklist"] == []
+
+
+def test_the_leading_master_steps_down_and_another_does_not(whole):
+    leader = leads(whole)
+    other = next(number for number in whole.numbers if number != leader)
+    assert not node(whole, other, "master", "drained")["changed"]
+    assert leads(whole) == leader
+    assert node(whole, leader, "master", "drained")["changed"]
+    assert leads(whole) != leader
+
+
+def test_no_second_node_is_drained_while_one_is_down(cluster):
+    cluster.stop("tserver", 1)
+    with pytest.raises(ModuleFailed, match="cannot do without it after 3 s"):
+        node(cluster, 2, "tserver", "drained", timeout=3)
+    assert run_module("yugabyte_cluster", cluster.login())["cluster"]["leader_blacklist"] == []
+    cluster.stop("master", 1)
+    wait_for(lambda: "UNKNOWN_ROLE" in cluster.admin("list_all_masters"), "the dead master is noticed")
+    with pytest.raises(ModuleFailed, match=f"the yb-master on {cluster.address[1]} does not answer"):
+        node(cluster, 3, "master", "drained", timeout=2)
+
+
+def test_the_node_that_is_down_may_be_restarted(cluster):
+    cluster.stop("tserver", 2)
+    wait_for(lambda: not node(cluster, 2, "tserver", "drained", timeout=5)["changed"], "it has no leaders any more")
+
+
+def test_a_node_that_does_not_come_back_is_named(whole):
+    node(whole, 2, "tserver", "drained")
+    whole.stop("tserver", 2)
+    with pytest.raises(ModuleFailed, match=rf"yb-tserver on {whole.address[2]}: It is not back in service after 2 s"):
+        node(whole, 2, "tserver", "serving", timeout=2)
+    whole.serve("tserver", 2)
+    node(whole, 2, "tserver", "serving")
+
+
+def test_a_replica_that_is_still_catching_up_is_waited_for(whole):
+    whole.stop("tserver", 1, signal.SIGTERM)
+    whole.serve("tserver", 1)
+    start = time.monotonic()
+    node(whole, 2, "tserver", "drained")
+    assert time.monotonic() - start > 0.5  # the stand-in's replicas need a second
+
+
+def test_a_master_is_replaced(cluster):
+    cluster.serve("master", 4, master_addresses=None, placement_zone="z1")
+    assert not node(cluster, 4, "master", "absent")["changed"]
+    cluster.stop("master", 1)
+    wait_for(lambda: "UNKNOWN_ROLE" in cluster.admin("list_all_masters"), "the dead master is noticed")
+    assert node(cluster, 1, "master", "absent")["changed"]
+    assert node(cluster, 4, "master", "present", masters=[*cluster.members, cluster.address[4]])["changed"]
+    assert not node(cluster, 4, "master", "present", masters=[*cluster.members, cluster.address[4]])["changed"]
+    found = run_module("yugabyte_cluster", cluster.login(masters=[cluster.address[2]]), check=True)
+    assert {one["host"] for one in found["cluster"]["masters"]} == {cluster.address[number] for number in (2, 3, 4)}
+
+
+def test_the_last_majority_of_masters_is_not_removed(cluster):
+    cluster.stop("master", 1)
+    wait_for(lambda: "UNKNOWN_ROLE" in cluster.admin("list_all_masters"), "the dead master is noticed")
+    with pytest.raises(ModuleFailed, match="would have no majority"):
+        node(cluster, 2, "master", "absent")
+
+
+def test_a_tserver_is_emptied_before_it_goes(cluster):
+    cluster.serve("tserver", 4, placement_zone="z1")
+    wait_for(lambda: cluster.socket(4).exists(), "the fourth node serves")
+    assert node(cluster, 1, "tserver", "absent")["changed"]
+    found = run_module("yugabyte_cluster", cluster.login())["cluster"]
+    tablets = {one["host"]: one["tablets"] for one in found["tservers"]}
+    assert tablets[cluster.address[1]] == 0 and tablets[cluster.address[4]] > 0 and found["under_replicated"] == 0
+    assert not node(cluster, 1, "tserver", "absent")["changed"]
+
+
+def test_a_tserver_that_cannot_be_emptied_is_an_error(whole):
+    with pytest.raises(ModuleFailed, match=r"could not be emptied after 2 s: \d+ tablets are still on"):
+        node(whole, 1, "tserver", "absent", timeout=2)
+    whole.admin("change_blacklist", "REMOVE", f"{whole.address[1]}:9100")
