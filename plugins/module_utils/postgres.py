@@ -41,7 +41,7 @@ NAME_BYTES = 63
 _CAUSES = (
     ("password", "password authentication failed", "check {user} and login_password"),
     ("password", "no password supplied", "the server asks for a password: set login_password"),
-    ("password", "Peer authentication failed", "over the socket this account may not be {user}: see pg_ident.conf"),
+    ("peer", "Peer authentication failed", "over the socket this account may not be {user}: see pg_ident.conf"),
     ("tls", "server does not support SSL", "switch TLS on in the server, or set ssl_mode to disable"),
     ("tls", "certificate verify failed", "ca_cert must hold the authority that signed the server's certificate"),
     ("tls", "does not match host name", "use a name in login_host that the server's certificate is made out to"),
@@ -55,6 +55,7 @@ _CAUSES = (
     ("database", "permission denied for database", "grant {user} CONNECT on it"),
     ("user", "role \"", "{user} must exist: check login_user"),
     ("database", "database \"", "check login_db"),
+    ("limit", "too many connections for", "end sessions, or raise the connection limit, then run again"),
     ("busy", "the database system is", "wait until the server has started, then run again"),
     ("busy", "too many clients", "wait or raise max_connections, then run again"),
     ("busy", "remaining connection slots", "wait or raise max_connections, then run again"),
@@ -73,7 +74,7 @@ class PostgresError(Exception):
 class ConnectionFailed(PostgresError):
     """No connection.
 
-    `reason` is one of driver, password, tls, hba, login, user, database, busy, unreachable.
+    `reason` is one of driver, password, peer, tls, hba, login, user, database, limit, busy, unreachable.
     """
 
     def __init__(self, message, reason):
