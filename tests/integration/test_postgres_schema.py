@@ -515,6 +515,16 @@ def test_an_invited_user_needs_no_password_yet(sample):
     sample.execute("UPDATE users SET status = 'invited', password_hash = NULL")
 
 
+def test_deletion_reaches_only_what_means_nothing_alone(db):
+    found = rows(db, "SELECT conrelid::regclass::text, confrelid::regclass::text, confdeltype::text FROM pg_constraint "
+                     "WHERE contype = 'f' AND confdeltype <> 'a'")
+    assert set(found) == {
+        ("tenant_cluster_access", "tenants", "c"), ("sessions", "users", "c"), ("api_tokens", "users", "c"),
+        ("stream_keys", "streams", "c"), ("stream_analytics", "streams", "c"),
+        ("cluster_tier_support", "billing_tiers", "c"),
+    }
+
+
 @pytest.mark.parametrize(("parent", "child"), [
     ("streams", "recordings"), ("recordings", "clips"), ("users", "streams"), ("clusters", "tenants"),
     ("billing_invoices", "billing_payments"), ("billing_tiers", "tenant_subscriptions"),
