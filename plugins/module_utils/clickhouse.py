@@ -18,6 +18,8 @@ import urllib.parse
 from ansible.module_utils.common.text.converters import to_bytes, to_text
 from ansible.module_utils.urls import Request, make_context
 
+from .clickhouse_keepalive import KeepAlive
+
 LOGIN_SPEC = {
     "login_host": {"type": "str", "default": "localhost"},
     "login_port": {"type": "int"},
@@ -103,10 +105,11 @@ def _integers(value, kind):
 class Client:
     """One server's HTTP interface. Every statement is a request of its own; `session` ties several together.
 
-    `params` are the options of LOGIN_SPEC. ConnectionFailed where they do not make sense; nothing is sent yet.
+    `params` are the options of LOGIN_SPEC. keep_alive: use one connection for all requests; use_proxy must be off.
+    ConnectionFailed where the options do not make sense; nothing is sent yet.
     """
 
-    def __init__(self, params):
+    def __init__(self, params, keep_alive=False):
         self.user = params.get("login_user") or "default"
         self.tls = bool(params.get("tls"))
         self.host = params.get("login_host") or "localhost"
@@ -120,10 +123,14 @@ class Client:
         bracketed = f"[{self.host}]" if ":" in self.host else self.host
         self.address = f"{'https' if self.tls else 'http'}://{bracketed}:{self.port}"
         self._headers = self._credentials(params.get("login_password") or "")
-        self._request = Request(
-            use_proxy=bool(params.get("use_proxy")), timeout=self.timeout, follow_redirects="none",
-            use_netrc=False, context=self._context(params),
-        )
+        context = self._context(params)
+        if keep_alive:
+            self._request = KeepAlive(self.host, self.port, self.timeout, context if self.tls else None)
+        else:
+            self._request = Request(
+                use_proxy=bool(params.get("use_proxy")), timeout=self.timeout, follow_redirects="none",
+                use_netrc=False, context=context,
+            )
         self._version = None
 
     def _credentials(self, password):
@@ -275,6 +282,11 @@ class Client:
             if not re.match(r"\d+\.\d+", text):
                 raise ConnectionFailed(f"{self.address} does not answer like ClickHouse: check login_port")
             self._version = tuple(int(part) for part in re.findall(r"\d+", text)[:4])
+        return self._version
+
+    @property
+    def known_version(self):
+        """The version where it has been asked for, else None."""
         return self._version
 
     def require(self, version=MINIMUM_VERSION, purpose="this collection"):

@@ -1,0 +1,59 @@
+# Copyright: FrameWorks platform team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One HTTP connection for many requests, in the place of ansible.module_utils.urls.Request."""
+
+from __future__ import annotations
+
+import http.client
+import time
+import urllib.error
+import urllib.parse
+
+IDLE = 2.0  # seconds after which the server may have closed the connection, at whatever keep_alive_timeout it has
+CONNECT = 10.0  # seconds; statements may take longer, reaching the server does not
+
+
+class KeepAlive:
+    """Requests to host:port, one at a time; `context` (ssl.SSLContext) for HTTPS, None for HTTP.
+
+    A request that fails is never sent a second time: the server may have executed it.
+    """
+
+    def __init__(self, host, port, timeout, context=None):
+        self._host, self._port, self._timeout, self._context = host, port, timeout, context
+        self._connection, self._used = None, 0.0
+
+    def _connect(self):
+        timeout = min(CONNECT, self._timeout)
+        if self._context:
+            connection = http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._context)
+        else:
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+        connection.connect()
+        connection.sock.settimeout(self._timeout)
+        return connection
+
+    def open(self, method, url, data=None, headers=None):
+        """Like Request.open(): the answer, or urllib.error.HTTPError where its status is an error's."""
+        if self._connection is not None and time.monotonic() - self._used > IDLE:
+            self.close()
+        connection, self._connection = self._connection or self._connect(), None
+        try:
+            connection.request(method, urllib.parse.urlsplit(url)._replace(scheme="", netloc="").geturl(), data, headers)
+            answer = connection.getresponse()
+        except BaseException:
+            connection.close()
+            raise
+        # Only after the answer has been read to its end is the connection free, and http.client knows whether it lasts.
+        self._connection, self._used = connection, time.monotonic()
+        if answer.status >= 300:
+            raise urllib.error.HTTPError(url, answer.status, answer.reason, answer.headers, answer)
+        return answer
+
+    def close(self):
+        """Close the connection; the next request opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
