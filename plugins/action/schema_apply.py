@@ -1,0 +1,74 @@
+# Copyright: FrameWorks platform team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Bring the controller's scripts to the module: short ones with the task itself, long ones only when they are needed."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+
+from ansible.errors import AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.plugins.action import ActionBase
+
+from ..module_utils.schema_scripts import from_files, from_folder, pack
+from ..module_utils.sql_script import ScriptError
+
+
+class ActionModule(ActionBase):
+    """The controller's half of frameworks.database.schema_apply."""
+
+    TRANSFERS_FILES = True
+
+    def run(self, tmp=None, task_vars=None):
+        """See ActionBase."""
+        result = super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        arguments["run_by"] = arguments.get("run_by") or f"{getpass.getuser()}@{socket.gethostname()}"
+        remote = boolean(arguments.get("remote_src") or False, strict=False)
+        if remote or not (arguments.get("path") or arguments.get("files")) or "bundle" in arguments:
+            result.update(self._module(arguments, task_vars))
+            return result
+        try:
+            scripts = self._scripts(arguments)
+        except (ScriptError, AnsibleError) as error:
+            result.update(failed=True, msg=f"Set {arguments.get('set_name', 'default')}: {error}")
+            return result
+        # The module gets the scripts in the place of where they are on this machine.
+        arguments.pop("path", None)
+        arguments.pop("files", None)
+        arguments["bundle"] = pack(scripts.values())
+        result.update(self._module(arguments, task_vars))
+        needed = result.pop("needed", None)
+        if needed:
+            result.update(self._with_files(arguments, [scripts[checksum] for checksum in needed], task_vars))
+        return result
+
+    def _module(self, arguments, task_vars):
+        return self._execute_module("frameworks.database.schema_apply", arguments, task_vars=task_vars)
+
+    def _scripts(self, arguments):
+        """The scripts by their checksum. The search path is that of the copy action."""
+        files = arguments.get("files")
+        if files:
+            files = [files] if isinstance(files, str) else files
+            found = from_files([self._find_needle("files", name) for name in files])
+        else:
+            found = from_folder(self._find_needle("files", arguments["path"]))
+        return {script.checksum: script for script in found}
+
+    def _with_files(self, arguments, scripts, task_vars):
+        """Run the module with the texts that the bundle left out, copied to a folder that only its user can read."""
+        folder = self._make_tmp_path()
+        try:
+            paths = [self._connection._shell.join_path(folder, script.checksum) for script in scripts]
+            for script, path in zip(scripts, paths):
+                self._transfer_file(script.open().name, path)
+            self._fixup_perms2((folder, *paths), execute=False)
+            result = self._module({**arguments, "bundle_path": folder}, task_vars)
+            result.pop("needed", None)
+            return result
+        finally:
+            self._remove_tmp_path(folder, force=True)

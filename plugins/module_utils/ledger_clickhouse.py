@@ -1,0 +1,225 @@
+# Copyright: FrameWorks platform team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The ledger in a ClickHouse database: its tables, its lease."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import random
+import secrets
+import threading
+import time
+
+from .clickhouse import ClickHouseError, ServerError, quote_identifier, quote_string
+from .ledger_postgres import LEASE, LedgerError, position
+from .schema_plan import COLUMNS, Entry
+
+TABLE = "schema_ledger"
+_UNKNOWN_TABLE, _UNKNOWN_DATABASE = 60, 81
+_NUMBERS = ("statements", "completed", "duration_ms")
+_MOMENTS = ("started_at", "finished_at")
+
+
+class LockTaken(Exception):
+    """Another run holds the lease, or this one has lost it."""
+
+
+class ClickHouseLedger:
+    """The ledger of `set_name` in `database`."""
+
+    def __init__(self, client, database, set_name):
+        self.client, self.database, self.set_name = client, database, set_name
+        self._revision = 0
+
+    def table(self, suffix=""):
+        """The full name of one of the ledger's tables, quoted."""
+        return f"{quote_identifier(self.database)}.{quote_identifier(TABLE + suffix)}"
+
+    def _rows(self, sql):
+        return self.client.rows(sql)
+
+    def read(self):
+        """(entries of the set by script name, position of the whole ledger); (None, None) where there is no ledger.
+
+        Raises LedgerError where it cannot be read.
+        """
+        try:
+            rows = self._rows(
+                f"SELECT set_name, revision, {', '.join(COLUMNS)} FROM {self.table()} FINAL "
+                "WHERE status != 'removed' ORDER BY set_name, script"
+            )
+        except ServerError as error:
+            if error.code == _UNKNOWN_TABLE:
+                return None, None
+            remedy = "create the database first" if error.code == _UNKNOWN_DATABASE else "the user needs SELECT on it"
+            raise LedgerError(
+                f"The ledger {self.table()} cannot be read, so nothing is known about what is applied: {error}. "
+                f"What to do: {remedy}"
+            ) from None
+        self._revision = max([row["revision"] for row in rows], default=0)
+        entries = {row["script"]: _entry(row) for row in rows if row["set_name"] == self.set_name}
+        return entries, position([row["set_name"], row["script"], row["checksum"], row["completed"]] for row in rows)
+
+    def create(self):
+        """Create what is missing of the ledger."""
+        for sql in (
+            f"CREATE TABLE IF NOT EXISTS {self.table('_lease')} (id String, owner String, "
+            "expires_at DateTime64(3, 'UTC'), revision UInt64) ENGINE = ReplacingMergeTree(revision) ORDER BY id "
+            "TTL toDateTime(expires_at) + INTERVAL 1 DAY",
+            f"CREATE TABLE IF NOT EXISTS {self.table('_fingerprint')} (taken_at DateTime64(3, 'UTC'), position String, "
+            "objects String, one UInt8) ENGINE = ReplacingMergeTree(taken_at) ORDER BY one",
+            f"CREATE TABLE IF NOT EXISTS {self.table()} (set_name String, script String, kind LowCardinality(String), "
+            "version String, checksum String, statements UInt32, completed UInt32, completed_checksum String, "
+            "status LowCardinality(String), started_at DateTime64(3, 'UTC'), finished_at Nullable(DateTime64(3, 'UTC')), "
+            "duration_ms UInt64, applied_by String, tool_version String, error String, marker String, revision UInt64) "
+            "ENGINE = ReplacingMergeTree(revision) ORDER BY (set_name, script)",
+        ):
+            self.client.execute(sql)
+
+    def write(self, entry, marker_sql=None):
+        """Write `entry`. marker_sql: an expression for the marker, which the server works out when it writes the row."""
+        self._revision += 1
+        values = []
+        for name in COLUMNS:
+            value = getattr(entry, name)
+            if name == "marker" and marker_sql:
+                values.append(marker_sql)
+            elif name in _MOMENTS:
+                values.append(_moment(value))
+            elif name in _NUMBERS:
+                values.append(str(value or 0))
+            else:
+                values.append(quote_string(value or ""))
+        self.client.execute(
+            f"INSERT INTO {self.table()} (set_name, revision, {', '.join(COLUMNS)}) "
+            f"SELECT {quote_string(self.set_name)}, {self._revision}, {', '.join(values)}"
+        )
+
+    def remove(self, script):
+        """Forget `script`."""
+        moment = datetime.datetime.now(datetime.timezone.utc)
+        self.write(Entry(script=script, status="removed", started_at=moment))
+
+    def fingerprint(self):
+        """(objects, position) as recorded last, (None, None) where none was. Raises LedgerError."""
+        try:
+            rows = self._rows(f"SELECT objects, position FROM {self.table('_fingerprint')} FINAL")
+        except ServerError as error:
+            if error.code == _UNKNOWN_TABLE:
+                return None, None
+            raise LedgerError(f"{self.table('_fingerprint')} cannot be read: {error}") from None
+        return (json.loads(rows[0]["objects"]), rows[0]["position"]) if rows else (None, None)
+
+    def fingerprint_position(self):
+        """The position() that the recorded fingerprint belongs to, or None."""
+        rows = self._rows(f"SELECT position FROM {self.table('_fingerprint')} FINAL")
+        return rows[0]["position"] if rows else None
+
+    def record_fingerprint(self, objects, at):
+        """Record `objects` as what the schema looks like at the ledger's position `at`."""
+        self.client.execute(
+            f"INSERT INTO {self.table('_fingerprint')} (taken_at, position, objects, one) "
+            f"SELECT now64(3), {quote_string(at)}, {quote_string(json.dumps(objects, sort_keys=True))}, 1"
+        )
+
+
+def _entry(row):
+    values = {name: row[name] for name in COLUMNS}
+    values["completed_checksum"] = row["completed_checksum"] or None
+    return Entry(**values)
+
+
+def _moment(value):
+    """An expression for a datetime, an answer's text, or None."""
+    if value is None:
+        return "CAST(NULL AS Nullable(DateTime64(3, 'UTC')))"
+    if isinstance(value, datetime.datetime):
+        value = value.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    return f"toDateTime64({quote_string(value)}, 3, 'UTC')"
+
+
+class Lease:
+    """Rows of the ledger with an owner and an expiry; ClickHouse has no lock and no compare-and-set.
+
+    Whoever wants it writes a row of its own and then reads: it holds the lease only if no other row is alive.
+    Of two that come at the same time at least one sees the other, and who sees another withdraws and tries again.
+    """
+
+    def __init__(self, ledger, owner, clone, seconds=LEASE):
+        self.ledger, self.owner, self.seconds = ledger, owner, seconds
+        self._clone = clone  # makes a client of its own for the thread that renews
+        self._id, self._revision, self._valid_until = secrets.token_hex(8), 0, 0.0
+        self._end, self._renewer = threading.Event(), None
+
+    def _write(self, client, seconds):
+        """Write or renew the row, or let it expire with 0 seconds."""
+        asked = time.monotonic()
+        self._revision += 1
+        client.execute(
+            f"INSERT INTO {self.ledger.table('_lease')} (id, owner, expires_at, revision) SELECT "
+            f"{quote_string(self._id)}, {quote_string(self.owner)}, now64(3) + INTERVAL {seconds} SECOND, {self._revision}"
+        )
+        self._valid_until = asked + seconds
+
+    def _others(self):
+        return self.ledger.client.rows(
+            f"SELECT owner, toString(expires_at) AS until FROM {self.ledger.table('_lease')} FINAL "
+            f"WHERE expires_at > now64(3) AND id != {quote_string(self._id)}"
+        )
+
+    def take(self, seconds):
+        """Take it, waiting up to `seconds`. Raises LockTaken, whose text names the holder."""
+        deadline = time.monotonic() + seconds
+        while True:
+            others = self._others()
+            if not others:
+                self._write(self.ledger.client, self.seconds)
+                others = self._others()
+                if not others:
+                    break
+                self._write(self.ledger.client, 0)
+            if time.monotonic() >= deadline:
+                raise LockTaken(
+                    f"After {seconds} s {_who(others)} still holds the lease: wait for its end, then run again."
+                )
+            time.sleep(random.uniform(0.05, 0.4))
+        self._renewer = threading.Thread(target=self._renew, daemon=True)
+        self._renewer.start()
+
+    def _renew(self):
+        client = self._clone()
+        while not self._end.wait(self.seconds / 6):
+            try:
+                if time.monotonic() < self._valid_until:  # past that it may be somebody else's
+                    self._write(client, self.seconds)
+            except ClickHouseError:
+                pass  # try again; check() says when it is too late
+
+    def holder(self):
+        """Who holds it, for a sentence, or None."""
+        try:
+            others = self._others()
+        except ServerError as error:
+            if error.code == _UNKNOWN_TABLE:
+                return None
+            raise
+        return _who(others) if others else None
+
+    def check(self):
+        """Raises LockTaken where the lease could not be renewed in time."""
+        if time.monotonic() > self._valid_until:
+            raise LockTaken("The lease on the ledger was lost before the end: run again.")
+
+    def release(self):
+        """Give it back."""
+        self._end.set()
+        if self._renewer:
+            self._renewer.join()
+        self._write(self.ledger.client, 0)
+
+
+def _who(others):
+    return f"{others[0]['owner']} (unless renewed, until {others[0]['until']} UTC)"

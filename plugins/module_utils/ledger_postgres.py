@@ -1,0 +1,228 @@
+# Copyright: FrameWorks platform team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The ledger in a PostgreSQL or YugabyteDB database: its tables, its lock."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+
+from . import postgres
+from .schema_plan import COLUMNS, Entry
+
+SCHEMA = "schema_ledger"
+LOCK = "schema_apply"
+LEASE = 60  # seconds after which the lease of a run that has died is free
+_UNDEFINED = ("42P01", "3F000")
+_TABLES = f"""
+CREATE SCHEMA IF NOT EXISTS {SCHEMA};
+CREATE TABLE IF NOT EXISTS {SCHEMA}.lease (
+  name text PRIMARY KEY, token text NOT NULL, owner text NOT NULL, expires_at timestamptz NOT NULL
+);
+CREATE TABLE IF NOT EXISTS {SCHEMA}.fingerprint (
+  only_row boolean PRIMARY KEY DEFAULT true, taken_at timestamptz NOT NULL, position text NOT NULL, objects text NOT NULL
+);
+CREATE TABLE IF NOT EXISTS {SCHEMA}.scripts (
+  set_name text NOT NULL, script text NOT NULL, kind text NOT NULL, version text, checksum text NOT NULL,
+  statements integer, completed integer NOT NULL, completed_checksum text, status text NOT NULL,
+  started_at timestamptz NOT NULL, finished_at timestamptz, duration_ms bigint, applied_by text NOT NULL,
+  tool_version text NOT NULL, error text, marker text, PRIMARY KEY (set_name, script)
+)
+"""
+_HERE = f"{SCHEMA}.scripts"
+_UPSERT = (
+    f"INSERT INTO {_HERE} (set_name, {', '.join(COLUMNS)}) VALUES (%s, {', '.join(['%s'] * len(COLUMNS))}) "
+    f"ON CONFLICT (set_name, script) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS[1:])}"
+)
+
+
+class LedgerError(Exception):
+    """The ledger cannot be read or written; nothing may be concluded from that."""
+
+
+class PostgresLedger:
+    """The ledger of `set_name` in the database behind `connection`, a psycopg2 connection in autocommit mode."""
+
+    def __init__(self, connection, set_name):
+        self.connection, self.set_name = connection, set_name
+
+    def _execute(self, sql, values=None):
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, values)
+            return cursor.fetchall() if cursor.description else []
+
+    def read(self):
+        """(entries of the set by script name, position of the whole ledger); (None, None) where there is no ledger.
+
+        Raises LedgerError where it cannot be read.
+        """
+        try:
+            rows = self._execute(f"SELECT set_name, {', '.join(COLUMNS)} FROM {_HERE} ORDER BY set_name, script")
+        except postgres.psycopg2.Error as error:
+            if error.pgcode in _UNDEFINED:
+                return None, None
+            raise LedgerError(
+                f"The ledger {_HERE} cannot be read, so nothing is known about what is applied: {str(error).strip()}. "
+                "Log in as its owner, or grant SELECT on it"
+            ) from None
+        entries = {row[1]: Entry(**dict(zip(COLUMNS, row[1:]))) for row in rows if row[0] == self.set_name}
+        for entry in entries.values():
+            for name in ("started_at", "finished_at"):
+                moment = getattr(entry, name)
+                setattr(entry, name, moment.isoformat(timespec="milliseconds") if moment else None)
+        return entries, position([row[0], row[1], row[4], row[6]] for row in rows)
+
+    def create(self):
+        """Create what is missing of the ledger."""
+        for statement in _TABLES.split(";"):
+            self._execute(statement)
+
+    def upsert_sql(self, entry):
+        """The statement that writes `entry`, complete with its values."""
+        with self.connection.cursor() as cursor:
+            return cursor.mogrify(_UPSERT, [self.set_name, *(getattr(entry, name) for name in COLUMNS)]).decode()
+
+    def write(self, entry):
+        """Write `entry`, on its own or in the transaction that is open."""
+        self._execute(self.upsert_sql(entry))
+
+    def remove(self, script):
+        """Forget `script`."""
+        self._execute(f"DELETE FROM {_HERE} WHERE set_name = %s AND script = %s", (self.set_name, script))
+
+    def fingerprint(self):
+        """(objects, position) as recorded last, (None, None) where none was. Raises LedgerError."""
+        try:
+            rows = self._execute(f"SELECT objects, position FROM {SCHEMA}.fingerprint")
+        except postgres.psycopg2.Error as error:
+            if error.pgcode in _UNDEFINED:
+                return None, None
+            raise LedgerError(f"{SCHEMA}.fingerprint cannot be read: {str(error).strip()}") from None
+        return (json.loads(rows[0][0]), rows[0][1]) if rows else (None, None)
+
+    def fingerprint_position(self):
+        """The position() that the recorded fingerprint belongs to, or None."""
+        rows = self._execute(f"SELECT position FROM {SCHEMA}.fingerprint")
+        return rows[0][0] if rows else None
+
+    def record_fingerprint(self, objects, at):
+        """Record `objects` as what the schema looks like at the ledger's position `at`."""
+        self._execute(
+            f"INSERT INTO {SCHEMA}.fingerprint (taken_at, position, objects) VALUES (now(), %s, %s) ON CONFLICT (only_row)"
+            " DO UPDATE SET taken_at = excluded.taken_at, position = excluded.position, objects = excluded.objects",
+            (at, json.dumps(objects, sort_keys=True)),
+        )
+
+
+def position(rows):
+    """A short text that stands for what the ledger says is done; rows: [set, script, checksum, completed]."""
+    import hashlib
+
+    return hashlib.sha256(json.dumps([list(map(str, row)) for row in rows]).encode()).hexdigest()[:32]
+
+
+class AdvisoryLock:
+    """PostgreSQL's own lock: it lasts as long as the connection that the scripts run on."""
+
+    def __init__(self, connection, owner):
+        self.connection = connection
+
+    def take(self, seconds):
+        """Take it, waiting up to `seconds`. Raises postgres.LockTaken, whose text names the holder."""
+        postgres.take_advisory_lock(self.connection, LOCK, seconds)
+
+    def holder(self):
+        """Who holds it, for a sentence, or None."""
+        return postgres.advisory_lock_holder(self.connection, LOCK)
+
+    def check(self):
+        """Nothing to check: without the lock there is no connection either."""
+
+    def release(self):
+        """The end of the connection does it."""
+
+
+class Lease:
+    """A row of the ledger with an owner and an expiry, renewed by a thread on a connection of its own.
+
+    `connect` opens another connection. check() raises postgres.LockTaken as soon as the lease may be somebody else's.
+    """
+
+    def __init__(self, connection, owner, connect, seconds=LEASE):
+        self.connection, self.owner, self.seconds = connection, owner, seconds
+        self._connect, self._token, self._end, self._renewer = connect, secrets.token_hex(8), threading.Event(), None
+        self._valid_until = 0.0
+
+    def _execute(self, connection, sql, *values):
+        with connection.cursor() as cursor:
+            cursor.execute(sql, values)
+            return cursor.fetchone() if cursor.description else None
+
+    def _claim(self, connection):
+        """Take or renew the row; whether it is ours now."""
+        asked = time.monotonic()
+        row = self._execute(
+            connection,
+            f"INSERT INTO {SCHEMA}.lease AS l (name, token, owner, expires_at) "
+            "VALUES (%s, %s, %s, clock_timestamp() + make_interval(secs => %s)) ON CONFLICT (name) DO UPDATE "
+            "SET token = excluded.token, owner = excluded.owner, expires_at = excluded.expires_at "
+            "WHERE l.token = excluded.token OR l.expires_at < clock_timestamp() RETURNING token",
+            LOCK, self._token, self.owner, self.seconds,
+        )
+        if row:
+            self._valid_until = asked + self.seconds
+        return bool(row)
+
+    def take(self, seconds):
+        """Take it, waiting up to `seconds`. Raises postgres.LockTaken, whose text names the holder."""
+        deadline = time.monotonic() + seconds
+        while not self._claim(self.connection):
+            if time.monotonic() >= deadline:
+                raise postgres.LockTaken(
+                    f"After {seconds} s {self.holder()} still holds the lease: wait for its end, then run again."
+                )
+            time.sleep(0.2)
+        self._renewer = threading.Thread(target=self._renew, daemon=True)
+        self._renewer.start()
+
+    def _renew(self):
+        connection = None
+        while not self._end.wait(self.seconds / 6):
+            try:
+                connection = connection or self._connect()
+                if not self._claim(connection):
+                    self._valid_until = 0.0
+                    break
+            except (postgres.psycopg2.Error, postgres.PostgresError):
+                connection = None  # try again; check() says when it is too late
+        if connection:
+            connection.close()
+
+    def holder(self):
+        """Who holds it, for a sentence, or None."""
+        try:
+            row = self._execute(
+                self.connection, f"SELECT owner, date_trunc('second', expires_at)::text FROM {SCHEMA}.lease "
+                "WHERE name = %s AND expires_at > clock_timestamp()", LOCK,
+            )
+        except postgres.psycopg2.Error as error:
+            if error.pgcode in _UNDEFINED:
+                return None
+            raise
+        return f"{row[0]} (unless renewed, until {row[1]})" if row else None
+
+    def check(self):
+        """Raises postgres.LockTaken where the lease could not be renewed in time."""
+        if time.monotonic() > self._valid_until:
+            raise postgres.LockTaken("The lease on the ledger was lost before the end: run again.")
+
+    def release(self):
+        """Give it back."""
+        self._end.set()
+        if self._renewer:
+            self._renewer.join()
+        self._execute(self.connection, f"DELETE FROM {SCHEMA}.lease WHERE name = %s AND token = %s", LOCK, self._token)

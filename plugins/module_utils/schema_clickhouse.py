@@ -1,0 +1,98 @@
+# Copyright: FrameWorks platform team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Scripts into a ClickHouse database, statement by statement."""
+
+from __future__ import annotations
+
+from .clickhouse import Client, ClickHouseError, ServerError, quote_string
+from .ledger_clickhouse import TABLE, ClickHouseLedger, Lease
+from .ledger_postgres import LedgerError
+from .schema_clickhouse_steps import apply_stepwise
+from .sql_clickhouse import ClickHouseSplitter
+
+_UNKNOWN_FUNCTION = 46
+_KINDS = {"View": "view", "MaterializedView": "materialized view", "Dictionary": "dictionary"}
+
+
+class ClickHouseBackend:
+    """One database; the counterpart of PostgresBackend, with the same methods.
+
+    Every method may raise clickhouse.ClickHouseError.
+    """
+
+    splitter = ClickHouseSplitter
+
+    def __init__(self, params, context, engine):
+        self.params, self.context, self.engine = params, context, engine
+        self.client = self.ledger = self.lock = None
+
+    def _client(self):
+        return Client(self.params, keep_alive=not self.params.get("use_proxy"))
+
+    def open(self):
+        """Connect. Raises ClickHouseError where the server cannot be reached or is too old."""
+        self.client = self._client()
+        self.client.require(purpose="schema_apply")
+        self.ledger = ClickHouseLedger(self.client, self.context.database, self.context.set_name)
+        self.lock = Lease(self.ledger, self.context.run_by, self._client)
+
+    def close(self):
+        """Nothing to close: every request stands for itself."""
+
+    @property
+    def alive(self):
+        """Whether the ledger can be written."""
+        try:
+            return bool(self.client.execute("SELECT 1"))
+        except ClickHouseError:
+            return False
+
+    def create_ledger(self):
+        """Create what is missing of the ledger."""
+        try:
+            self.ledger.create()
+        except ServerError as error:
+            raise LedgerError(
+                f"The ledger cannot be created in {self.context.database}: {error}. The user needs CREATE TABLE, INSERT "
+                "and SELECT on the database"
+            ) from None
+
+    def before_lock(self):
+        """The lease lies in the ledger, so it must be there first."""
+        self.create_ledger()
+
+    def objects(self):
+        """The live schema: every object's name to its formatted CREATE statement."""
+        where = (
+            f"WHERE database = {quote_string(self.context.database)} AND NOT startsWith(name, '{TABLE}') "
+            "AND NOT startsWith(name, '.inner')"
+        )
+        columns = "name, engine, {} AS definition"
+        try:
+            rows = self.client.rows(
+                f"SELECT {columns.format('ifNull(formatQueryOrNull(create_table_query), create_table_query)')} "
+                f"FROM system.tables {where}"
+            )
+        except ServerError as error:
+            if error.code != _UNKNOWN_FUNCTION:
+                raise
+            rows = self.client.rows(f"SELECT {columns.format('create_table_query')} FROM system.tables {where}")
+        rows += self.client.rows(
+            "SELECT name, 'function' AS engine, create_query AS definition FROM system.functions "
+            "WHERE origin = 'SQLUserDefined'"
+        )
+        kinds = {**_KINDS, "function": "function"}
+        return {f"{kinds.get(row['engine'], 'table')} {row['name']}": row["definition"] for row in rows}
+
+    def record(self, entry):
+        """Write `entry`."""
+        self.ledger.write(entry)
+
+    def check(self, script, scan):
+        """Whether `script` can be run here at all; for ClickHouse the splitter has already said what there is to say."""
+
+    def apply(self, step, scan):
+        """Apply one script and record it. Raises ScriptFailed, Refused."""
+        apply_stepwise(self, step, scan)

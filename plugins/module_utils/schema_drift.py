@@ -1,0 +1,52 @@
+# Copyright: FrameWorks platform team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The comparison of a live schema with the recorded one, for people."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+
+
+def changes(recorded, live, ignore=()):
+    """What sets `live` apart from `recorded`, both dictionaries of object to definition, as a list in order of names.
+
+    Each is {"object", "change": added | changed | dropped, "diff": lines with - for recorded and + for live}.
+    ignore: patterns with * for objects that are left out.
+    """
+    found = []
+    for name in sorted(set(recorded) | set(live)):
+        before, after = recorded.get(name), live.get(name)
+        if before == after or any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore):
+            continue
+        change = "added" if before is None else "dropped" if after is None else "changed"
+        found.append({"object": name, "change": change, "diff": _lines(before or "", after or "")})
+    return found
+
+
+def _lines(before, after):
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=2)
+    return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+
+
+def carry(recorded, before, after):
+    """`recorded` with what a run has changed from `before` to `after`: what was changed by hand stays a difference."""
+    result = dict(recorded)
+    for name in set(before) | set(after):
+        if before.get(name) != after.get(name):
+            if name in after:
+                result[name] = after[name]
+            else:
+                result.pop(name, None)
+    return result
+
+
+def readable(found):
+    """Changes as lines of text."""
+    lines = []
+    for change in found:
+        lines.append(f"{change['change']:<8} {change['object']}")
+        lines += [f"         {line}" for line in change["diff"]]
+    return lines

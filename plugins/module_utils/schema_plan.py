@@ -1,0 +1,126 @@
+# Copyright: FrameWorks platform team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is pending: the scripts of a set against its ledger."""
+
+from __future__ import annotations
+
+import datetime
+
+from .schema_scripts import version_order
+from .sql_script import ScriptError
+
+DONE = ("applied", "adopted")
+COLUMNS = (
+    "script", "kind", "version", "checksum", "statements", "completed", "completed_checksum", "status",
+    "started_at", "finished_at", "duration_ms", "applied_by", "tool_version", "error", "marker",
+)
+
+
+def now():
+    """This moment, with its time zone."""
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+class Entry:
+    """One script's row of the ledger: an attribute for each of COLUMNS. status: applied, adopted, running or failed."""
+
+    def __init__(self, **columns):
+        for name in COLUMNS:
+            setattr(self, name, columns.get(name))
+
+
+class Context:
+    """What a run is: set_name, database, owner (a role, or None), placeholders, run_by and version (of this tool)."""
+
+    def __init__(self, set_name, database, owner, placeholders, run_by, version):
+        self.set_name, self.database, self.owner = set_name, database, owner
+        self.placeholders, self.run_by, self.version = placeholders, run_by, version
+
+    def entry(self, script, scan, status, completed, started, **more):
+        """The ledger's row for `script` as of now; `scan` is None where nobody has counted its statements."""
+        finished = None if status == "running" else now()
+        return Entry(
+            script=script.name, kind=script.kind, version=script.version, checksum=script.checksum,
+            statements=scan.count if scan else None, completed=completed, status=status, started_at=started,
+            finished_at=finished, duration_ms=round((finished - started).total_seconds() * 1000) if finished else None,
+            applied_by=self.run_by, tool_version=self.version, **more,
+        )
+
+
+class Refused(Exception):
+    """Nothing was applied, because the operator has to decide or correct something first."""
+
+
+class Step:
+    """A script that is to be applied. reason: new, changed (a repeatable) or resumed. entry: its row, or None."""
+
+    def __init__(self, script, reason, entry):
+        self.script, self.reason, self.entry = script, reason, entry
+
+
+class Plan:
+    """pending: Steps in order. conflicts: sentences that forbid to apply. missing: applied scripts whose file is gone.
+
+    beyond: names of scripts that the target leaves out.
+    """
+
+    def __init__(self):
+        self.pending, self.conflicts, self.missing, self.beyond = [], [], [], []
+
+
+def make_plan(scripts, entries, seed=False, target=None, out_of_order=False):
+    """The Plan for `scripts` in their order, where `entries` (script name to Entry) is what the ledger says."""
+    plan = Plan()
+    limit = _limit(scripts, target)
+    done = [script.order for script in scripts if _done(script, entries) and script.kind == "versioned"]
+    highest = max(done, default=())
+    for script in scripts:
+        if script.kind == "seed" and not seed:
+            continue
+        if limit is not None and script.version and script.order > limit:
+            if not _done(script, entries):
+                plan.beyond.append(script.name)
+            continue
+        if plan.beyond and script.kind in ("repeatable", "seed"):
+            # They are written for the newest schema, which is not here yet.
+            plan.beyond.append(script.name)
+            continue
+        _judge(plan, script, entries.get(script.name), highest if not out_of_order else ())
+    names = {script.name for script in scripts}
+    plan.missing = [name for name in entries if name not in names]
+    return plan
+
+
+def _limit(scripts, target):
+    if target is None:
+        return None
+    limit = version_order(target)
+    if not any(script.order == limit for script in scripts if script.version):
+        raise ScriptError(f"target {target}: no script of the set has this version")
+    return limit
+
+
+def _done(script, entries):
+    return script.name in entries and entries[script.name].status in DONE
+
+
+def _judge(plan, script, entry, highest):
+    if entry is None:
+        if script.kind == "versioned" and script.order < highest:
+            plan.conflicts.append(
+                f"{script.name} is new, but a later version is applied already: give it a higher version, or set "
+                "out_of_order to true"
+            )
+        plan.pending.append(Step(script, "new", None))
+    elif entry.status not in DONE:
+        plan.pending.append(Step(script, "resumed", entry))
+    elif entry.checksum != script.checksum:
+        if script.kind == "repeatable":
+            plan.pending.append(Step(script, "changed", entry))
+        else:
+            plan.conflicts.append(
+                f"{script.name} was changed after it had been applied ({entry.finished_at}): restore the file (SHA-256 "
+                f"{entry.checksum}) and put the change into a new script, or name it in repair to accept its new text"
+            )

@@ -1,0 +1,224 @@
+# Copyright: FrameWorks platform team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Scripts into a PostgreSQL or YugabyteDB database."""
+
+from __future__ import annotations
+
+from . import postgres
+from .drift_postgres import postgres_objects
+from .ledger_postgres import AdvisoryLock, Lease, LedgerError, PostgresLedger
+from .schema_plan import Refused, now
+from .schema_postgres_steps import apply_stepwise
+from .schema_psql import apply_with_psql, check_for_psql
+from .schema_scan import ScriptFailed
+from .sql_postgres import PostgresSplitter
+from .sql_script import ScriptError
+
+
+class PostgresBackend:
+    """One database. `context` has set_name, database, owner, placeholders, run_by and version, as texts mostly.
+
+    Every method may raise psycopg2.Error when the connection dies.
+    """
+
+    splitter = PostgresSplitter
+
+    def __init__(self, params, context, engine):
+        self.params, self.context, self.engine = params, context, engine
+        self.connection = self.ledger = self.lock = self.dialect = None
+        self._used = False
+
+    def connect(self):
+        """Another connection to the database, as the objects' owner. Raises postgres.PostgresError."""
+        connection = postgres.connect(self.params, self.context.database)
+        if self.context.owner:
+            try:
+                self.run(connection, self.become_owner())
+            except postgres.psycopg2.Error as error:
+                connection.close()
+                raise Refused(
+                    f"{self.params['login_user']} cannot act as {self.context.owner}: {str(error).strip()}. Create the "
+                    "role first, or log in as somebody who is a member of it"
+                ) from None
+        return connection
+
+    def open(self):
+        """Connect. Raises postgres.PostgresError and Refused."""
+        self.connection = self.connect()
+        self.dialect = postgres.dialect(self.connection)
+        if self.dialect.name != self.engine:
+            raise Refused(f"The server is {self.dialect.title}, the set is declared with engine {self.engine}")
+        self.ledger = PostgresLedger(self.connection, self.context.set_name)
+        if self.dialect.advisory_locks:
+            self.lock = AdvisoryLock(self.connection, self.context.run_by)
+        else:
+            self.lock = Lease(self.connection, self.context.run_by, self.connect)
+
+    def close(self):
+        """Disconnect, which also gives an advisory lock back."""
+        if self.connection is not None:
+            self.connection.close()
+
+    @property
+    def alive(self):
+        """Whether the ledger can be written."""
+        return not self.connection.closed
+
+    def create_ledger(self):
+        """Create what is missing of the ledger, as its owner."""
+        try:
+            self.dialect.retry(self.ledger.create)
+        except postgres.psycopg2.Error as error:
+            raise LedgerError(
+                f"The ledger cannot be created in {self.context.database}: {str(error).strip()}. The role that owns "
+                "the objects needs CREATE on the database (its owner has it)"
+            ) from None
+
+    def before_lock(self):
+        """A lease lies in the ledger, so it must be there first."""
+        if isinstance(self.lock, Lease):
+            self.create_ledger()
+
+    def objects(self):
+        """The live schema: every object's name to its definition."""
+        return postgres_objects(self.connection)
+
+    @staticmethod
+    def run(connection, sql):
+        """Execute `sql` as it is."""
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+
+    def become_owner(self):
+        """What makes the session act as the owner of the objects, whatever a script made it act as."""
+        owner = self.context.owner
+        role = f"SET ROLE {postgres.quote_identifier(owner)}" if owner else "RESET ROLE"
+        return f"SET SESSION AUTHORIZATION DEFAULT; {role}"
+
+    def fresh_session(self):
+        """Undo what an earlier script did to the session, the way a session of its own would have."""
+        if self._used:
+            self.run(self.connection, f"RESET ALL; {self.become_owner()}; DISCARD TEMP; DEALLOCATE ALL; UNLISTEN *")
+        self._used = True
+
+    def row_sql(self, entry):
+        """What writes `entry` within a transaction, leaving the role that the script has chosen for what follows."""
+        owner = self.context.owner
+        role = postgres.quote_identifier(owner) if owner else "NONE"
+        return f"SET LOCAL ROLE {role}; {self.ledger.upsert_sql(entry)}"
+
+    def record(self, entry):
+        """Write `entry` in a transaction of its own."""
+        sql = f"BEGIN; {self.row_sql(entry)}; COMMIT"
+        self.dialect.retry(lambda: self._record(sql))
+
+    def _record(self, sql):
+        try:
+            self.run(self.connection, sql)
+        except postgres.psycopg2.Error:
+            self.roll_back()
+            raise
+
+    def check(self, script, scan):
+        """Whether `script` can be run here at all. Raises ScriptError."""
+        transactional = self._transactional(script)
+        if scan.meta and not transactional:
+            raise ScriptError(
+                f"{scan.meta.text.split()[0]} is a command of psql, and psql cannot go on from a failed statement: only "
+                "scripts that are one transaction are handed to it. Write it in SQL", scan.meta.line,
+            )
+        if scan.meta:
+            check_for_psql(scan)
+        elif transactional and scan.control:
+            raise ScriptError(
+                f"{scan.control.word} in a script that is applied in one transaction: take it out, or make "
+                "'-- no-transaction' the first line", scan.control.line,
+            )
+
+    def _transactional(self, script):
+        return self.dialect.transactional_ddl and script.transactional()
+
+    def apply(self, step, scan):
+        """Apply one script and record it. Raises ScriptFailed, Refused."""
+        self.fresh_session()
+        if scan.meta:
+            apply_with_psql(self, step.script, scan)
+        elif self._transactional(step.script):
+            self._apply_transaction(step.script, scan)
+        else:
+            apply_stepwise(self, step, scan)
+
+    def execute(self, statement):
+        """Execute a statement of a script, with COPY's rows where it has them."""
+        text = self.context.placeholders.fill(statement.text)
+        with self.connection.cursor() as cursor:
+            if statement.kind == "copy":
+                cursor.copy_expert(text, statement.data)
+            else:
+                cursor.execute(text)
+
+    def _apply_transaction(self, script, scan):
+        started = now()
+        try:
+            self.dialect.retry(lambda: self._transaction(script, scan, started))
+        except ScriptFailed as failure:
+            if not self.connection.closed:
+                self.record(self.context.entry(script, scan, "failed", 0, started, error=str(failure)))
+            raise
+
+    def _transaction(self, script, scan, started):
+        self.run(self.connection, "BEGIN")
+        number, statement = 0, None
+        try:
+            for number, statement in enumerate(scan.statements(), 1):
+                if not (scan.bracketed and number in (1, scan.count)):
+                    self.execute(statement)
+            number = statement = None
+            row = self.ledger.upsert_sql(self.context.entry(script, scan, "applied", scan.count, started))
+            self.run(self.connection, f"SET CONSTRAINTS ALL IMMEDIATE; {self.become_owner()}; {row}; COMMIT")
+        except postgres.psycopg2.Error as error:
+            self.roll_back()
+            if self.dialect.is_transient(error):
+                raise
+            raise self.failure(
+                script, error, 0, statement, number, scan, remains="Nothing of the script remains in the database."
+            ) from None
+        except BaseException:
+            self.roll_back()
+            raise
+
+    def roll_back(self):
+        """End the open transaction, if the connection is still there."""
+        if not self.connection.closed:
+            try:
+                self.run(self.connection, "ROLLBACK")
+            except postgres.psycopg2.Error:
+                self.connection.close()
+
+    def failure(self, script, error, completed, statement, number, scan, remains=""):
+        """The ScriptFailed for a psycopg2 error."""
+        if self.connection.closed or isinstance(error, postgres.psycopg2.InterfaceError):
+            remains = "The connection is gone. Run again: the ledger tells what was done."
+        line = None
+        if statement and error.diag.statement_position:
+            filled = self.context.placeholders.fill(statement.text)
+            line = statement.line + filled.count("\n", 0, int(error.diag.statement_position) - 1)
+        where = "" if statement else "at its end (deferred constraints and the commit): "
+        return ScriptFailed(
+            script, where + self.context.placeholders.mask(describe(error)), completed, statement, number, scan.count,
+            line, remains,
+        )
+
+
+def describe(error):
+    """A psycopg2 error in a few lines: message, SQLSTATE, detail, hint, where it came up."""
+    diag = error.diag
+    if not diag.message_primary:
+        return str(error).strip() or type(error).__name__
+    lines = [f"{diag.severity}: {diag.message_primary} (SQLSTATE {error.pgcode})"]
+    for name, text in (("Detail", diag.message_detail), ("Hint", diag.message_hint), ("Context", diag.context)):
+        if text:
+            lines.append(f"{name}: {text}")
+    return "\n  ".join(lines)

@@ -1,0 +1,201 @@
+# Copyright: FrameWorks platform team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One run over a set: read the ledger, take the lock, read it again, apply what is pending, record the fingerprint."""
+
+from __future__ import annotations
+
+import time
+
+from .schema_drift import carry, changes
+from .schema_plan import Entry, Refused, make_plan, now
+from .schema_scan import Scan
+from .sql_script import ScriptError
+
+KEEP_ALL = 16 << 20  # bytes of split scripts that are kept in memory
+
+
+class Options:
+    """seed, target, out_of_order, baseline, repair (names), accept_drift, drift_ignore (patterns), lock_timeout (s)."""
+
+    def __init__(self, **values):
+        self.seed = self.out_of_order = self.baseline = self.accept_drift = False
+        self.target, self.repair, self.drift_ignore, self.lock_timeout = None, (), (), 300
+        for name, value in values.items():
+            setattr(self, name, value)
+
+
+class Outcome:
+    """What a run has done, or would do. pending: (Step, Scan) pairs; needed: scripts whose text is not here."""
+
+    def __init__(self):
+        self.applied, self.adopted, self.repaired, self.missing, self.beyond = [], [], [], [], []
+        self.pending, self.conflicts, self.needed, self.drift = [], [], [], []
+        self.ledger = self.lock_holder = None
+        self.waited, self.changed = 0.0, False
+
+
+def look(backend, scripts, options):
+    """The Outcome that apply() would have, found by reading alone. Raises LedgerError, ScriptError, Refused."""
+    outcome = Outcome()
+    entries, _at = backend.ledger.read()
+    outcome.ledger = entries is not None
+    entries = dict(entries or {})
+    outcome.repaired = _repair(scripts, entries, options)
+    if _adopts(entries, options):
+        outcome.adopted = [script.name for script in _adopted(scripts, options)]
+        entries.update((script.name, Entry(checksum=script.checksum, status="adopted"))
+                       for script in scripts if script.name in outcome.adopted)
+    outcome.lock_holder = backend.lock.holder()
+    _plan(backend, scripts, entries, options, outcome)
+    outcome.changed = bool(outcome.pending or outcome.adopted or outcome.repaired)
+    return outcome
+
+
+def apply(backend, scripts, options):
+    """Apply what is pending. Raises Refused, ScriptFailed, LedgerError, ScriptError and what the backend raises."""
+    outcome = Outcome()
+    entries, at = backend.ledger.read()
+    if entries is not None and not options.accept_drift:
+        # Nothing to do is nothing to lock. Anything else is decided again below, under the lock.
+        known = dict(entries)
+        if not _repair(scripts, known, options) and not _adopts(entries, options):
+            _plan(backend, scripts, known, options, outcome, scan=False)
+            if not (outcome.pending or outcome.conflicts) and backend.ledger.fingerprint_position() == at:
+                return outcome
+            outcome = Outcome()
+    begun = time.monotonic()
+    backend.before_lock()
+    backend.lock.take(options.lock_timeout)
+    outcome.waited = time.monotonic() - begun
+    try:
+        _apply_locked(backend, scripts, options, outcome)
+    finally:
+        if backend.alive:
+            backend.lock.release()
+    return outcome
+
+
+def _apply_locked(backend, scripts, options, outcome):
+    entries, at = backend.ledger.read()
+    if entries is None:
+        backend.create_ledger()
+        entries, at = backend.ledger.read()
+    for name in _repair(scripts, entries, options):
+        outcome.repaired.append(name)
+        if name in entries:
+            backend.record(entries[name])
+        else:
+            backend.ledger.remove(name)
+    before = backend.objects()
+    if _adopts(entries, options):
+        _adopt(backend, scripts, entries, options, before, outcome)
+    _plan(backend, scripts, entries, options, outcome)
+    if outcome.conflicts:
+        raise Refused("\n".join(outcome.conflicts))
+    if outcome.needed:
+        return
+    recorded, recorded_at = backend.ledger.fingerprint()
+    if recorded_at != at:
+        recorded = None  # a run has died between its last script and the fingerprint, or there has been none
+    if recorded is not None:
+        outcome.drift = changes(recorded, before, options.drift_ignore)
+    try:
+        for step, scan in outcome.pending:
+            backend.lock.check()
+            backend.apply(step, scan)
+            outcome.applied.append(step.script.name)
+    finally:
+        if backend.alive:
+            after = backend.objects()
+            kept = recorded is not None and not options.accept_drift
+            _entries, at = backend.ledger.read()
+            backend.ledger.record_fingerprint(carry(recorded, before, after) if kept else after, at)
+    accepted = bool(options.accept_drift and outcome.drift)
+    outcome.changed = bool(outcome.applied or outcome.adopted or outcome.repaired or accepted or recorded_at != at)
+    outcome.pending = []
+
+
+def _plan(backend, scripts, entries, options, outcome, scan=True):
+    plan = make_plan(scripts, entries, options.seed, options.target, options.out_of_order)
+    outcome.missing, outcome.beyond, outcome.conflicts = plan.missing, plan.beyond, plan.conflicts
+    outcome.needed = [step.script for step in plan.pending if step.script.open is None]
+    outcome.pending = [(step, None) for step in plan.pending]
+    if outcome.needed or not scan:
+        return
+    outcome.pending, kept = [], 0
+    for step in plan.pending:
+        try:
+            kept += step.script.size
+            found = Scan(step.script, backend.splitter, backend.context.placeholders, keep=kept <= KEEP_ALL)
+            backend.check(step.script, found)
+        except ScriptError as error:
+            outcome.conflicts.append(f"{step.script.name}{f', line {error.line}' if error.line else ''}: {error}")
+            found = None
+        outcome.pending.append((step, found))
+
+
+def _repair(scripts, entries, options):
+    """Change `entries` as `repair` asks; the names for which there was something to do, in order.
+
+    A failed entry goes; a changed checksum is taken over. Raises Refused where a name is unknown.
+    """
+    files = {script.name: script for script in scripts}
+    repaired = []
+    for name in options.repair:
+        entry = entries.get(name)
+        if entry is None and name not in files:
+            raise Refused(f"repair names {name}, which is neither in the set nor in its ledger")
+        if entry is None:
+            continue
+        if entry.status in ("failed", "running"):
+            del entries[name]
+            repaired.append(name)
+        elif name in files and entry.checksum != files[name].checksum:
+            entry.checksum = files[name].checksum
+            repaired.append(name)
+    return repaired
+
+
+def _adopts(entries, options):
+    """Whether this run adopts: only once, so that `baseline` may stay in an inventory."""
+    return options.baseline and not entries
+
+
+def _adopted(scripts, options):
+    """The scripts that `baseline` marks as applied. Raises Refused where it does not say which."""
+    versioned = any(script.kind == "versioned" for script in scripts)
+    if versioned and options.target is None:
+        raise Refused(
+            "baseline: say in target up to which version the database has its schema already; scripts up to there are "
+            "marked as applied and not run"
+        )
+    plan = make_plan(scripts, {}, False, options.target)
+    return [step.script for step in plan.pending if step.script.kind in ("baseline", "versioned")]
+
+
+def _adopt(backend, scripts, entries, options, objects, outcome):
+    if not any(not name.startswith(("schema ", "extension ", "grants ")) for name in objects):
+        raise Refused(
+            "baseline marks scripts as applied without running them, but the database is empty: set baseline to false "
+            "to load it"
+        )
+    for script in _adopted(scripts, options):
+        entry = backend.context.entry(script, None, "adopted", 0, now())
+        backend.record(entry)
+        entries[script.name] = entry
+        outcome.adopted.append(script.name)
+
+
+def drift(backend, options):
+    """What sets the live schema apart from the recorded one, as changes() gives it. Raises Refused, LedgerError."""
+    recorded, recorded_at = backend.ledger.fingerprint()
+    if recorded is None:
+        raise Refused("no schema has been recorded in this database yet: apply the set first")
+    _entries, at = backend.ledger.read()
+    if at != recorded_at:
+        raise Refused(
+            "the last run ended before it could record the schema, so there is nothing to compare with: apply the set again"
+        )
+    return changes(recorded, backend.objects(), options.drift_ignore)

@@ -1,0 +1,121 @@
+# Copyright: FrameWorks platform team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A script read once before any of it runs: what it holds, and whether it can be run at all."""
+
+from __future__ import annotations
+
+import re
+
+from .sql_script import ScriptError
+
+KEEP = 1 << 20  # bytes: shorter scripts are split only once
+_CONNECT = re.compile(r"\\c(?:onnect)?(?:\s|$)")
+_PLACEHOLDER = re.compile(r"\$\{([^{}\s]+)\}")
+# PostgreSQL's words for beginning and ending a transaction; ROLLBACK TO a savepoint is none of them.
+_OPENS = re.compile(r"(?:BEGIN|START\s+TRANSACTION)\b", re.I)
+_PLAIN_OPENS = re.compile(r"(?:BEGIN(?:\s+(?:WORK|TRANSACTION))?|START\s+TRANSACTION)$", re.I)
+_CLOSES = re.compile(r"(?:COMMIT|END|ABORT|PREPARE\s+TRANSACTION|ROLLBACK(?!(?:\s+(?:WORK|TRANSACTION))?\s+TO\b))\b", re.I)
+_PLAIN_CLOSES = re.compile(r"(?:COMMIT|END)(?:\s+(?:WORK|TRANSACTION))?$", re.I)
+
+
+class Placeholders:
+    """Values for `${name}` in scripts. Without any declared, nothing in a script is a placeholder.
+
+    values: name to text. secrets: the same, for values that no message may show.
+    """
+
+    def __init__(self, values=None, secrets=None):
+        self.values = {name: str(value) for name, value in {**(values or {}), **(secrets or {})}.items()}
+        self._secrets = [str(value) for value in (secrets or {}).values() if value]
+
+    def mask(self, text):
+        """`text` without the secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret, "********")
+        return text
+
+    def check(self, statement):
+        """Raises ScriptError where `statement` has an undeclared one."""
+        if not self.values:
+            return
+        for found in _PLACEHOLDER.finditer(statement.text):
+            if found.group(1) not in self.values:
+                raise ScriptError(
+                    f"the placeholder {found.group()} is not declared (declared: {', '.join(sorted(self.values))}); "
+                    "to keep such a text as it is, declare it with itself as its value",
+                    statement.line + statement.text.count("\n", 0, found.start()),
+                )
+
+    def fill(self, text):
+        """`text` with the values in their places."""
+        if not self.values or "${" not in text:
+            return text
+        return _PLACEHOLDER.sub(lambda found: self.values[found.group(1)], text)
+
+
+class Scan:
+    """What a script holds.
+
+    count: its statements. meta: the first psql meta-command, or None; connect: the first that goes to another database.
+    bracketed: whether one plain BEGIN … COMMIT encloses all of it. control: the first other statement that begins or
+    ends a transaction, or None.
+    """
+
+    def __init__(self, script, splitter, placeholders, keep=True):
+        self._script, self._splitter = script, splitter
+        self.count, self.meta, self.connect, self.control, self.bracketed = 0, None, None, None, False
+        self._kept = [] if keep and script.size <= KEEP else None
+        first = last = None
+        controls = []
+        with script.open() as stream:
+            for statement in splitter(stream):
+                self.count += 1
+                placeholders.check(statement)
+                first, last = first or statement, statement
+                if statement.kind == "meta":
+                    self.meta = self.meta or statement
+                    if _CONNECT.match(statement.text):
+                        self.connect = self.connect or statement
+                elif len(controls) < 3 and (_OPENS.match(statement.text) or _CLOSES.match(statement.text)):
+                    controls.append(statement)
+                if statement.kind != "sql":
+                    self._kept = None  # COPY's rows can only be read while the script is
+                elif self._kept is not None:
+                    self._kept.append(statement)
+        if not self.count:
+            raise ScriptError("no statement in it, only comments or blanks")
+        self.bracketed = (
+            len(controls) == 2 and controls == [first, last]
+            and bool(_PLAIN_OPENS.match(first.text) and _PLAIN_CLOSES.match(last.text))
+        )
+        if not self.bracketed:
+            self.control = next(iter(controls), None)
+
+    def statements(self):
+        """The script's statements, from the start."""
+        if self._kept is not None:
+            yield from self._kept
+            return
+        with self._script.open() as stream:
+            yield from self._splitter(stream)
+
+
+def excerpt(text, length=300):
+    """`text` short enough for an error message."""
+    return text if len(text) <= length else text[:length].rstrip() + " …"
+
+
+class ScriptFailed(Exception):
+    """A statement failed. `completed`: how many of the script's statements stay done. Its text tells all."""
+
+    def __init__(self, script, message, completed=0, statement=None, number=None, count=None, line=None, remains=""):
+        line = line or (statement.line if statement else None)
+        where = f"{script.name}, line {line}" if line else script.name
+        which = f" (statement {number} of {count})" if number else ""
+        text = f"\n  {excerpt(statement.text)}" if statement else ""
+        super().__init__(f"{where}{which}: {message}{text}\n{remains}".rstrip())
+        self.script, self.line, self.number, self.completed = script.name, line, number, completed
+        self.statement = excerpt(statement.text) if statement else None
+        self.server_message = message

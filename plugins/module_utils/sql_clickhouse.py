@@ -1,0 +1,111 @@
+# Copyright: FrameWorks platform team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Statements of a ClickHouse script, split where clickhouse-client splits them."""
+
+from __future__ import annotations
+
+import re
+
+from .sql_script import ScriptError, Splitter
+
+_ESCAPED = {quote: re.compile(rf"(?:[^{quote}\\]+|\\.|{quote}{quote})*", re.S) for quote in "'\"`"}
+_TYPOGRAPHIC = {"\u2018": "\u2019", "\u201c": "\u201d"}  # newer servers take these for quotes
+_COMMENT_LINE = r"--[^\n]*|//[^\n]*|\#[ !][^\n]*"
+# What cannot end a statement and holds no word that matters: taken in one step.
+_PLAIN = re.compile(
+    r"(?:[^'\"`$\-/\#;\u2018\u201cA-Za-z0-9_]+|[A-Za-z0-9_][A-Za-z0-9_$]*|'[^'\\]*'|-(?!-)|/(?![/*])|\#(?![ !]))+"
+)
+_TOKEN = re.compile(
+    rf"(?P<blank>[ \t\n\r\f\v\u00a0]+|{_COMMENT_LINE})|(?P<comment>/\*)|(?P<word>[A-Za-z0-9_][A-Za-z0-9_$]*)"
+    r"|(?P<heredoc>\$[A-Za-z0-9_]*\$)|(?P<sign>.)", re.S,
+)
+_DATA = re.compile(r"[ \t\f]*\r?(?:\n|$)?")
+# The first letter of a statement or of a comment; what else follows inline data is more of it.
+_NOT_DATA = re.compile(r"[ \t\r\f]*(?:[A-Za-z;/\-#(]|\n|$)")
+
+
+class ClickHouseSplitter(Splitter):
+    """See Splitter. The data of INSERT … FORMAT is part of its statement: as for clickhouse-client, to the line's end."""
+
+    def _reset(self):
+        super()._reset()
+        self._format = False  # the word FORMAT of an INSERT has just been read
+        self._rows = None  # the name of the format whose rows have to be read yet
+        self._expects_rows = False
+
+    def token(self):
+        if self.words and not self._expects_rows:
+            plain = _PLAIN.match(self.text, self.pos)
+            if plain:
+                self.pos = plain.end()
+                return None
+        found = _TOKEN.match(self.text, self.pos)
+        kind, text = found.lastgroup, found.group()
+        if kind == "blank":
+            self.pos = found.end()
+        elif kind == "comment":
+            self.enter(found.end(), self.comment())
+        elif text == ";":
+            self.pos += 1
+            return self.finish(self.pos - 1)
+        else:
+            self.begin()
+            if kind == "word":
+                return self._word(found)
+            self._format = False
+            if kind == "heredoc":
+                self.enter(found.end(), lambda: self.find(text))
+            elif text in _ESCAPED:
+                self.enter(found.end(), lambda: self.escaped(_ESCAPED[text], text))
+            elif text in _TYPOGRAPHIC:
+                self.enter(found.end(), lambda: self.find(_TYPOGRAPHIC[text]))
+            else:
+                self.pos = found.end()
+                self.depth += (text == "(") - (text == ")")
+        return None
+
+    def _word(self, found):
+        word = found.group().upper()
+        self.pos = found.end()
+        if not self.words:
+            self.words.append(word)
+            self._expects_rows = word == "INSERT"
+        elif not self._expects_rows or self.depth:
+            return None
+        elif self._format:
+            self._format = False
+            self._expects_rows = False
+            if word != "VALUES":
+                return self._data(found.group())
+        elif word in ("VALUES", "INFILE"):
+            self._expects_rows = False
+        else:
+            self._format = word == "FORMAT"
+        return None
+
+    def _data(self, name):
+        """The rest of the line is data, or the next line where nothing but blanks is left of this one."""
+        self.pos = _DATA.match(self.text, self.pos).end()
+        if self.pos >= len(self.text):
+            self._more()
+        end = self.text.find("\n", self.pos)
+        while end < 0 and self._more():
+            end = self.text.find("\n", self.pos)
+        self.pos = end = len(self.text) if end < 0 else end
+        statement = self.finish(end)
+        if end + 1 >= len(self.text):
+            self._more()
+        if not _NOT_DATA.match(self.text, end + 1):
+            raise ScriptError(
+                f"inline data of FORMAT {name} ends with its first line, as in clickhouse-client, and what follows "
+                "looks like more of it: write one INSERT a line, or INSERT … VALUES", self.line_at(end) + 1,
+            )
+        return statement
+
+    def _more(self):
+        """Append the next chunk to this one; False at the end of the script."""
+        following = next(self.chunks, None)
+        self.text += following or ""
+        return following is not None

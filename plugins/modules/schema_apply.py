@@ -1,0 +1,544 @@
+#!/usr/bin/python
+# Copyright: FrameWorks platform team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: schema_apply
+short_description: Apply SQL scripts to a PostgreSQL, YugabyteDB or ClickHouse database, each exactly once
+version_added: 0.1.0
+author:
+  - FrameWorks platform team (@frameworks)
+description:
+  - >-
+    Applies the pending scripts of a folder in order and records each in a ledger in the database that it changed:
+    C(init*.sql) baselines, then C(NNNN_name.sql) or C(V<version>__name.sql) by version, then C(R__name.sql)
+    repeatables, which are applied again when their text changes, then C(seed/*.sql) where O(seed=true).
+  - >-
+    On PostgreSQL a script is one transaction, unless its first line is C(-- no-transaction). On YugabyteDB and ClickHouse
+    it is applied statement by statement, and a failed or interrupted one goes on where it stopped.
+  - >-
+    Two runs at the same time wait for each other. With C(--check) nothing is executed and nothing is written; the result
+    lists what is pending, and with C(--diff) it shows the SQL.
+  - An applied script whose text has changed is refused. A ledger that cannot be read is an error.
+  - SQL is never a Jinja template.
+options:
+  engine:
+    description: What the server is. It is checked.
+    type: str
+    required: true
+    choices: [postgresql, yugabytedb, clickhouse]
+  database:
+    description: Database that the scripts are for. It has to exist.
+    type: str
+    required: true
+  set_name:
+    description: Name of the set in the ledger. Two sets may share a database, each with scripts of its own.
+    type: str
+    default: default
+  owner:
+    description:
+      - Role that runs the scripts and so owns what they create. O(login_user) must be a member of it, or a superuser.
+      - Without it, O(login_user) does. Not for ClickHouse.
+    type: str
+  path:
+    description:
+      - Folder with the scripts. One of O(path) and O(files) is needed.
+      - A relative one is searched for on the controller like the O(ansible.builtin.copy#module:src) of a copy.
+    type: path
+  files:
+    description: The scripts one by one, in the order of application, in place of O(path).
+    type: list
+    elements: path
+  remote_src:
+    description: Whether O(path) and O(files) are on the managed host. Otherwise they are on the controller.
+    type: bool
+    default: false
+  seed:
+    description: Whether the scripts of the folder C(seed) are applied too.
+    type: bool
+    default: false
+  target:
+    description:
+      - Version to stop at. Scripts with a higher one stay pending, and so do repeatables and seeds as long as there are any.
+    type: str
+  out_of_order:
+    description: Whether a new script may have a lower version than one that is applied.
+    type: bool
+    default: false
+  baseline:
+    description:
+      - >-
+        Adopts a database that already has its schema: with an empty ledger, baselines and versioned scripts up to O(target)
+        are marked as applied and not run.
+      - It does nothing where the ledger has entries, and is refused where the database is empty.
+    type: bool
+    default: false
+  repair:
+    description:
+      - Names of scripts that are put right in the ledger before anything else.
+      - The changed text of an applied script is accepted; the entry of a failed one is removed, so that it begins anew.
+    type: list
+    elements: str
+    default: []
+  placeholders:
+    description:
+      - Values for C(${name}) in the scripts, put in as they are. Without any, C(${…}) is ordinary text.
+      - With some, one that is not declared is refused.
+    type: dict
+    default: {}
+  secret_placeholders:
+    description: Like O(placeholders), for values that no output may show.
+    type: dict
+    default: {}
+  accept_drift:
+    description: Whether the schema as it is now is recorded as the wanted one, changes made by hand included.
+    type: bool
+    default: false
+  drift_ignore:
+    description: Objects that the comparison leaves out, with C(*), for example C(table public.events_p*).
+    type: list
+    elements: str
+    default: []
+  lock_timeout:
+    description: Seconds to wait for another run on the same database.
+    type: int
+    default: 300
+  run_by:
+    description: Who the ledger says applied the scripts. Defaults to the account and host that Ansible runs on.
+    type: str
+  state:
+    description:
+      - V(applied) applies what is pending.
+      - V(verified) applies nothing, and fails where the live schema is not what was recorded after the last run.
+    type: str
+    choices: [applied, verified]
+    default: applied
+  bundle:
+    description: For the action plugin, which brings the controller's scripts here.
+    type: str
+  bundle_path:
+    description: For the action plugin, as O(bundle).
+    type: path
+  login_host:
+    description: Host name or address of the server, as the managed host sees it.
+    type: str
+    default: localhost
+  login_port:
+    description:
+      - >-
+        Its port. Defaults to 5432 for PostgreSQL, 5433 for YugabyteDB, and to the HTTP interface's 8123, or 8443 with
+        O(tls=true), for ClickHouse.
+    type: int
+  login_user:
+    description: User to log in as. Defaults to V(postgres), V(yugabyte) or V(default).
+    type: str
+  login_password:
+    description: Password of O(login_user).
+    type: str
+  login_unix_socket:
+    description: Folder with PostgreSQL's socket, in place of O(login_host).
+    type: path
+  ssl_mode:
+    description: How far TLS is asked for and checked, as in libpq. Only PostgreSQL and YugabyteDB.
+    type: str
+    choices: [disable, allow, prefer, require, verify-ca, verify-full]
+    default: prefer
+  ssl_cert:
+    description: File with the client's certificate. Only PostgreSQL and YugabyteDB.
+    type: path
+  ssl_key:
+    description: File with the key of O(ssl_cert). Only PostgreSQL and YugabyteDB.
+    type: path
+  ca_cert:
+    description: File with the certificates of the authorities that are trusted, on the managed host.
+    type: path
+  connect_timeout:
+    description: Seconds to wait for a connection. Only PostgreSQL and YugabyteDB.
+    type: int
+    default: 10
+  tls:
+    description: Speak HTTPS. Only ClickHouse.
+    type: bool
+    default: false
+  validate_certs:
+    description: Whether the server's certificate must be valid for O(login_host). Only ClickHouse.
+    type: bool
+    default: true
+  client_cert:
+    description: File with the client's certificate. Only ClickHouse.
+    type: path
+  client_key:
+    description: File with the key of O(client_cert). Only ClickHouse.
+    type: path
+  use_proxy:
+    description: Whether the proxy variables of the environment are used. Only ClickHouse.
+    type: bool
+    default: false
+  timeout:
+    description: Seconds that one statement may take. Only ClickHouse.
+    type: int
+    default: 3600
+attributes:
+  check_mode:
+    description: Nothing is executed; the result is the plan.
+    support: full
+  diff_mode:
+    description: The SQL of the pending scripts, placeholders not filled in.
+    support: full
+requirements:
+  - psycopg2 on the managed host, for PostgreSQL and YugabyteDB
+  - psql on the managed host, for scripts with its meta-commands
+notes:
+  - A server that cannot be reached yet is no failure with C(--check); RV(unreachable) says why it could not be asked.
+"""
+
+EXAMPLES = r"""
+- name: Apply the scripts next to the playbook
+  frameworks.database.schema_apply:
+    engine: postgresql
+    database: shop
+    owner: shop
+    path: files/shop
+    login_unix_socket: /var/run/postgresql
+
+- name: Stop at version 12
+  frameworks.database.schema_apply:
+    engine: clickhouse
+    database: events
+    path: files/events
+    target: "12"
+    login_user: admin
+    login_password: "{{ clickhouse_admin_password }}"
+
+- name: Adopt a database that has everything up to version 7
+  frameworks.database.schema_apply:
+    engine: yugabytedb
+    database: shop
+    owner: shop
+    path: files/shop
+    baseline: true
+    target: "7"
+    login_password: "{{ yugabyte_password }}"
+
+- name: Fail where somebody has changed the schema by hand
+  frameworks.database.schema_apply:
+    engine: postgresql
+    database: shop
+    path: files/shop
+    state: verified
+    login_unix_socket: /var/run/postgresql
+"""
+
+RETURN = r"""
+applied:
+  description: Scripts that were applied, in order.
+  type: list
+  elements: str
+  returned: always
+adopted:
+  description: Scripts that were, or would be, marked as applied without running.
+  type: list
+  elements: str
+  returned: always
+repaired:
+  description: Scripts whose entry in the ledger was, or would be, put right.
+  type: list
+  elements: str
+  returned: always
+pending:
+  description: What is still to be applied, in order.
+  type: list
+  elements: dict
+  returned: always
+  contains:
+    script:
+      description: Name of the script.
+      type: str
+    kind:
+      description: One of baseline, versioned, repeatable and seed.
+      type: str
+    version:
+      description: Its version, if it has one.
+      type: str
+    reason:
+      description: One of new, changed (a repeatable) and resumed (it failed or was interrupted).
+      type: str
+    statements:
+      description: How many statements it has.
+      type: int
+    completed:
+      description: How many of them are done already.
+      type: int
+conflicts:
+  description: What forbids to apply the pending scripts, a sentence each.
+  type: list
+  elements: str
+  returned: always
+missing:
+  description: Scripts that the ledger has and the set has not.
+  type: list
+  elements: str
+  returned: always
+beyond_target:
+  description: Scripts that O(target) leaves out.
+  type: list
+  elements: str
+  returned: always
+lock_holder:
+  description: Who holds the lock right now. Only with C(--check).
+  type: str
+  returned: always
+drift:
+  description: Objects that were changed by hand since the last run, as found before this one.
+  type: list
+  elements: dict
+  returned: always
+  contains:
+    object:
+      description: Kind and name of the object.
+      type: str
+    change:
+      description: One of added, changed and dropped.
+      type: str
+    diff:
+      description: Lines of its definition, with - for the recorded and + for the live one.
+      type: list
+      elements: str
+unreachable:
+  description: Why the server could not be asked. Only with C(--check).
+  type: str
+  returned: when it could not
+failure:
+  description: Where a script failed.
+  type: dict
+  returned: when a script failed
+  contains:
+    script:
+      description: Name of the script.
+      type: str
+    line:
+      description: Line of the script.
+      type: int
+    statement:
+      description: The statement, shortened.
+      type: str
+    number:
+      description: Number of the statement in the script.
+      type: int
+    completed:
+      description: How many of the script's statements stay done.
+      type: int
+    message:
+      description: What the server said.
+      type: str
+"""
+
+import getpass
+import socket
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils import clickhouse, postgres
+from ..module_utils import schema_run as run
+from ..module_utils.ledger_clickhouse import LockTaken
+from ..module_utils.ledger_postgres import LedgerError
+from ..module_utils.schema_clickhouse import ClickHouseBackend
+from ..module_utils.schema_drift import readable
+from ..module_utils.schema_plan import Context, Refused
+from ..module_utils.schema_postgres import PostgresBackend
+from ..module_utils.schema_scan import Placeholders, ScriptFailed
+from ..module_utils.schema_scripts import from_bundle, from_files, from_folder
+from ..module_utils.sql_script import ScriptError
+
+VERSION = "frameworks.database 0.1.0"
+DIFF_SCRIPT, DIFF_ALL = 64 << 10, 1 << 20  # characters of SQL in the diff
+_LOGIN = {"postgresql": ("postgres", 5432), "yugabytedb": ("yugabyte", 5433), "clickhouse": ("default", None)}
+_SPEC = {
+    "engine": {"type": "str", "required": True, "choices": ["postgresql", "yugabytedb", "clickhouse"]},
+    "database": {"type": "str", "required": True},
+    "set_name": {"type": "str", "default": "default"},
+    "owner": {"type": "str"},
+    "path": {"type": "path"},
+    "files": {"type": "list", "elements": "path"},
+    "remote_src": {"type": "bool", "default": False},
+    "seed": {"type": "bool", "default": False},
+    "target": {"type": "str"},
+    "out_of_order": {"type": "bool", "default": False},
+    "baseline": {"type": "bool", "default": False},
+    "repair": {"type": "list", "elements": "str", "default": []},
+    "placeholders": {"type": "dict", "default": {}},
+    "secret_placeholders": {"type": "dict", "default": {}, "no_log": True},
+    "accept_drift": {"type": "bool", "default": False},
+    "drift_ignore": {"type": "list", "elements": "str", "default": []},
+    "lock_timeout": {"type": "int", "default": 300},
+    "run_by": {"type": "str"},
+    "state": {"type": "str", "default": "applied", "choices": ["applied", "verified"]},
+    "bundle": {"type": "str", "no_log": True},  # only to keep scripts out of the host's log
+    "bundle_path": {"type": "path"},
+}
+_OPTIONS = ("seed", "target", "out_of_order", "baseline", "repair", "accept_drift", "drift_ignore", "lock_timeout")
+
+
+def argument_spec():
+    """The options: this module's and those of both engines' logins, whose defaults depend on the engine."""
+    return {
+        **clickhouse.LOGIN_SPEC, **{name: spec for name, spec in postgres.LOGIN_SPEC.items() if name != "login_db"},
+        **_SPEC, "login_user": {"type": "str"}, "login_port": {"type": "int"}, "timeout": {"type": "int", "default": 3600},
+    }
+
+
+def scripts_of(params):
+    """The scripts of the set. Raises ScriptError."""
+    if params["bundle"]:
+        return from_bundle(params["bundle"], params["bundle_path"])
+    return from_files(params["files"]) if params["files"] else from_folder(params["path"])
+
+
+def backend_of(params):
+    """The backend for the set, not connected yet."""
+    user, port = _LOGIN[params["engine"]]
+    login = {**params, "login_user": params["login_user"] or user, "login_port": params["login_port"] or port}
+    context = Context(
+        params["set_name"], params["database"], params["owner"],
+        Placeholders(params["placeholders"], params["secret_placeholders"]),
+        params["run_by"] or f"{getpass.getuser()}@{socket.gethostname()}", VERSION,
+    )
+    if params["engine"] == "clickhouse":
+        return ClickHouseBackend(login, context, "clickhouse")
+    return PostgresBackend(login, context, params["engine"])
+
+
+def result_of(outcome):
+    """The module's result for an Outcome."""
+    return {
+        "changed": outcome.changed, "applied": outcome.applied, "adopted": outcome.adopted,
+        "repaired": outcome.repaired, "conflicts": outcome.conflicts, "missing": outcome.missing,
+        "beyond_target": outcome.beyond, "drift": outcome.drift, "lock_holder": outcome.lock_holder,
+        "pending": [
+            {
+                "script": step.script.name, "kind": step.script.kind, "version": step.script.version,
+                "reason": step.reason, "statements": scan.count if scan else None,
+                "completed": step.entry.completed if step.entry and step.reason == "resumed" else 0,
+            } for step, scan in outcome.pending
+        ],
+    }
+
+
+def diff_of(outcome):
+    """The SQL of what is pending, long scripts cut off, as Ansible's diff."""
+    parts, room = [], DIFF_ALL
+    for step, _scan in outcome.pending:
+        with step.script.open() as stream:
+            text = stream.read(min(DIFF_SCRIPT, room) + 1).decode("utf-8", "replace")
+        room -= len(text)
+        cut = f"\n-- … cut off; the script has {step.script.size} bytes" if len(text) > DIFF_SCRIPT or room < 0 else ""
+        parts.append(f"-- {step.script.name} ({step.reason})\n{text.rstrip()}{cut}\n")
+        if room <= 0:
+            break
+    return {"before": "", "after": "\n".join(parts), "after_header": "pending scripts"}
+
+
+class Run:
+    """The module's work; `module` is the AnsibleModule."""
+
+    def __init__(self, module):
+        self.module, self.params = module, module.params
+        self.options = run.Options(**{name: module.params[name] for name in _OPTIONS})
+        self.backend = backend_of(module.params)
+
+    def apply(self):
+        """Apply, or with --check only look. Returns the result."""
+        scripts = scripts_of(self.params)
+        if self.module.check_mode:
+            return self._look(scripts)
+        self.backend.open()
+        before = self._plan_for_diff(scripts) if self.module._diff else None
+        outcome = run.apply(self.backend, scripts, self.options)
+        if outcome.needed:
+            return {**result_of(outcome), "changed": False, "needed": [script.checksum for script in outcome.needed]}
+        if outcome.waited > 1:
+            self.module.warn(f"Waited {outcome.waited:.0f} s for another run on database {self.params['database']}.")
+        self._warn(outcome)
+        return {**result_of(outcome), **({"diff": before} if before and outcome.applied else {})}
+
+    def _plan_for_diff(self, scripts):
+        if any(script.open is None for script in scripts):
+            return None
+        outcome = run.look(self.backend, scripts, self.options)
+        return diff_of(outcome) if outcome.pending else None
+
+    def _look(self, scripts):
+        try:
+            self.backend.open()
+            outcome = run.look(self.backend, scripts, self.options)
+        except (postgres.ConnectionFailed, clickhouse.ConnectionFailed, clickhouse.AuthenticationFailed) as error:
+            self.module.warn(f"Set {self.params['set_name']}: {error} Nothing is known about what is applied.")
+            return {**result_of(run.Outcome()), "changed": True, "unreachable": str(error)}
+        self._warn(outcome)
+        if outcome.needed:
+            return {**result_of(outcome), "needed": [script.checksum for script in outcome.needed]}
+        return {**result_of(outcome), **({"diff": diff_of(outcome)} if self.module._diff and outcome.pending else {})}
+
+    def _warn(self, outcome):
+        if outcome.missing:
+            self.module.warn(
+                f"Applied to {self.params['database']}, but not in the set any more: {', '.join(outcome.missing)}."
+            )
+        if outcome.drift:
+            self.module.warn(
+                f"The schema of {self.params['database']} was changed by hand since the last run:\n"
+                + "\n".join(readable(outcome.drift))
+            )
+
+    def verify(self):
+        """Compare live with recorded. Returns the result; the module fails where they differ."""
+        self.backend.open()
+        found = run.drift(self.backend, self.options)
+        if found:
+            self.module.fail_json(
+                msg=f"The schema of {self.params['database']} is not what was recorded after the last run:\n"
+                + "\n".join(readable(found)) + "\nUndo it, or take it over with accept_drift.", drift=found,
+            )
+        return {**result_of(run.Outcome()), "changed": False}
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec=argument_spec(), supports_check_mode=True,
+        mutually_exclusive=[("path", "files")], required_one_of=[("path", "files", "bundle")],
+    )
+    params = module.params
+    if not (params["remote_src"] or params["bundle"]):
+        module.fail_json(msg="The action plugin of schema_apply did not run: call the module by its full name.")
+    backend, failure = None, None
+    try:
+        work = Run(module)
+        backend = work.backend
+        result = work.verify() if params["state"] == "verified" else work.apply()
+    except ScriptFailed as error:
+        failure = {"msg": str(error), "failure": {
+            "script": error.script, "line": error.line, "statement": error.statement, "number": error.number,
+            "completed": error.completed, "message": error.server_message,
+        }}
+    except ScriptError as error:
+        failure = {"msg": f"{str(error)[:1].upper()}{str(error)[1:]}" + (f" (line {error.line})" if error.line else "")}
+    except (Refused, LedgerError, LockTaken, postgres.PostgresError, clickhouse.ClickHouseError) as error:
+        failure = {"msg": str(error)}
+    except Exception as error:
+        if postgres.psycopg2 is None or not isinstance(error, postgres.psycopg2.Error):
+            raise
+        failure = {"msg": f"The server ended the run: {str(error).strip()}. Run again: the ledger tells what was done."}
+    finally:
+        if backend is not None:
+            backend.close()
+    if failure:
+        failure["msg"] = f"Set {params['set_name']}, database {params['database']}: {failure['msg']}"
+        module.fail_json(**failure)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
