@@ -156,7 +156,6 @@ options:
         type: list
         elements: str
         required: true
-        aliases: [role]
       database:
         description: Database that the privileges are on, or that holds what they are on.
         type: str
@@ -190,7 +189,6 @@ options:
           - Default privileges without schemas are for objects in any schema.
         type: list
         elements: str
-        aliases: [schema]
       objects:
         description:
           - >-
@@ -250,18 +248,18 @@ EXAMPLES = r"""
       - name: frameworks
         owner: frameworks_user
     grants:
-      - role: frameworks_user
+      - roles: frameworks_user
         database: frameworks
         type: database
         privileges: ALL
-      - role: frameworks_user
+      - roles: frameworks_user
         database: frameworks
-        schema: public
+        schemas: public
         type: [schema, tables, sequences]
         privileges: ALL
-      - role: frameworks_user
+      - roles: frameworks_user
         database: frameworks
-        schema: public
+        schemas: public
         type: [future_tables, future_sequences]
         for_roles: [postgres, frameworks_user]
         privileges: ALL
@@ -283,29 +281,29 @@ EXAMPLES = r"""
           default_transaction_read_only: true
           search_path: [billing, public]
     grants:
-      - role: PUBLIC
+      - roles: PUBLIC
         database: frameworks
         type: database
         privileges: ALL
         state: absent
-      - role: readers
+      - roles: readers
         database: frameworks
         type: database
         privileges: CONNECT
-      - role: readers
+      - roles: readers
         database: frameworks
         schemas: [public, billing]
         type: schema
         privileges: USAGE
-      - role: readers
+      - roles: readers
         database: frameworks
         schemas: [public, billing]
         type: [tables, future_tables]
         for_roles: [frameworks_user]
         privileges: SELECT
-      - role: readers
+      - roles: readers
         database: frameworks
-        schema: public
+        schemas: public
         type: tables
         objects: [api_tokens, sessions]
         privileges: SELECT
@@ -401,10 +399,10 @@ DATABASE = {
 }
 
 GRANT = {
-    "roles": {**NAMES, "required": True, "aliases": ["role"]},
+    "roles": {**NAMES, "required": True},
     "database": {"type": "str", "required": True},
     "type": {**NAMES, "required": True, "choices": list(TYPES)},
-    "schemas": {**NAMES, "aliases": ["schema"]},
+    "schemas": NAMES,
     "objects": NAMES,
     "for_roles": NAMES,
     "privileges": {**NAMES, "required": True},

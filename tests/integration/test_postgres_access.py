@@ -187,7 +187,7 @@ def test_an_admin_rotates_its_own_password_and_goes_on(postgres, role):
     access(
         postgres, login=postgres.login(login_user=role, login_password="old"),
         users=[{"name": role, "password": "new"}], databases=[{"name": f"{role}_db"}],
-        grants=[{"role": role, "database": f"{role}_db", "type": "schema", "schema": "public", "privileges": "ALL"}],
+        grants=[{"roles": role, "database": f"{role}_db", "type": "schema", "schemas": "public", "privileges": "ALL"}],
     )
     assert postgres.query("SELECT 1", user=role, password="new", database=f"{role}_db") == [(1,)]
 
@@ -237,7 +237,7 @@ def test_the_new_owner_needs_no_grant(postgres, role):
     postgres.query(f"CREATE DATABASE {role}_db")
     result = settles(
         postgres, databases=[{"name": f"{role}_db", "owner": f"{role}_a"}],
-        grants=[{"role": f"{role}_a", "database": f"{role}_db", "type": "database", "privileges": "ALL"}],
+        grants=[{"roles": f"{role}_a", "database": f"{role}_db", "type": "database", "privileges": "ALL"}],
     )
     assert result["statements"] == [f'ALTER DATABASE "{role}_db" OWNER TO "{role}_a"']
 
@@ -246,11 +246,11 @@ def test_check_mode_runs_nothing_and_says_the_same(postgres, role):
     declared = {
         "users": [{"name": role, "password": "pw"}], "databases": [{"name": f"{role}_db", "owner": role}],
         "grants": [
-            {"role": role, "database": f"{role}_db", "type": ["schema", "tables"], "schema": "public",
+            {"roles": role, "database": f"{role}_db", "type": ["schema", "tables"], "schemas": "public",
              "privileges": "ALL"},
-            {"role": "PUBLIC", "database": f"{role}_db", "type": "schema", "schema": "public", "privileges": "ALL",
+            {"roles": "PUBLIC", "database": f"{role}_db", "type": "schema", "schemas": "public", "privileges": "ALL",
              "state": "absent"},
-            {"role": "PUBLIC", "database": f"{role}_db", "type": "database", "privileges": "ALL", "state": "absent"},
+            {"roles": "PUBLIC", "database": f"{role}_db", "type": "database", "privileges": "ALL", "state": "absent"},
         ],
     }
     plan = access(postgres, check=True, **declared)
@@ -265,9 +265,9 @@ def test_check_mode_runs_nothing_and_says_the_same(postgres, role):
 
 def test_check_mode_takes_missing_things_for_work_of_earlier_tasks(postgres, role, postgres_database):
     result = access(postgres, check=True, grants=[
-        {"role": role, "database": postgres_database, "type": "tables", "schema": "later", "objects": ["t"],
+        {"roles": role, "database": postgres_database, "type": "tables", "schemas": "later", "objects": ["t"],
          "privileges": "SELECT"},
-        {"role": role, "database": f"{role}_later", "type": "database", "privileges": "CONNECT"},
+        {"roles": role, "database": f"{role}_later", "type": "database", "privileges": "CONNECT"},
     ])
     warnings = str(result["warnings"])
     for word in (f"no user {role!r}", "no schema 'later'", f"no database '{role}_later'"):
@@ -303,10 +303,10 @@ def test_a_dropped_user_leaves_what_it_owns_to_another(postgres, role, postgres_
     settles(
         postgres, users=[{"name": role, "password": "pw"}],
         grants=[
-            {"role": role, "database": postgres_database, "type": "schema", "schema": "public", "privileges": "ALL"},
-            {"role": role, "database": postgres_database, "type": "future_tables", "for_roles": ["postgres", role],
-             "schema": "public", "privileges": "ALL"},
-            {"role": role, "database": postgres_database, "type": "database", "privileges": "CREATE"},
+            {"roles": role, "database": postgres_database, "type": "schema", "schemas": "public", "privileges": "ALL"},
+            {"roles": role, "database": postgres_database, "type": "future_tables", "for_roles": ["postgres", role],
+             "schemas": "public", "privileges": "ALL"},
+            {"roles": role, "database": postgres_database, "type": "database", "privileges": "CREATE"},
         ],
     )
     postgres.query("CREATE TABLE kept AS SELECT 1 AS n", database=postgres_database, user=role, password="pw")
@@ -318,7 +318,7 @@ def test_a_dropped_user_leaves_what_it_owns_to_another(postgres, role, postgres_
 
 
 def test_a_user_with_privileges_only_is_dropped(postgres, role, postgres_database):
-    grant = {"role": role, "database": postgres_database, "schema": "public", "privileges": "ALL"}
+    grant = {"roles": role, "database": postgres_database, "schemas": "public", "privileges": "ALL"}
     settles(postgres, users=[{"name": role}], grants=[
         {**grant, "type": ["schema", "tables"]}, {**grant, "type": "future_tables", "for_roles": [role]},
     ])

@@ -38,7 +38,7 @@ def in_a_process(server, **declared):
     return process
 
 
-GRANT = {"role": "postgres", "database": "postgres", "type": "database", "privileges": "ALL"}
+GRANT = {"roles": "postgres", "database": "postgres", "type": "database", "privileges": "ALL"}
 BAD_INPUT = [
     ({"users": [{"name": "a"}, {"name": "b", "pasword": "x"}]},
      r"users\[1\]: unknown key 'pasword', did you mean 'password'"),
@@ -66,26 +66,26 @@ BAD_INPUT = [
     ({"databases": [{"name": "a", "colocation": True}]}, r"databases\[0\]\.colocation: PostgreSQL takes no"),
     ({"databases": [{"name": "postgres", "state": "absent", "drop_data": True}]}, r"databases\[0\]: .* itself"),
     ({"databases": [{"name": "a", "encoding": "UTF9"}]}, r"databases\[0\]: \"?UTF9\"? is not a valid encoding"),
-    ({"grants": [{**GRANT, "privileges": ["SELET"], "type": "tables", "schema": "public"}]},
+    ({"grants": [{**GRANT, "privileges": ["SELET"], "type": "tables", "schemas": "public"}]},
      r"grants\[0\]\.privileges: PostgreSQL has no privilege SELET on tables, did you mean 'SELECT'"),
     ({"grants": [{**GRANT, "type": "table"}]}, r"grants\[0\]\.type: 'table' is none of .*did you mean 'tables'"),
-    ({"grants": [{**GRANT, "role": "nobody"}]}, r"grants\[0\]\.roles: there is no user 'nobody'"),
-    ({"users": [{"name": "frameworks_user"}], "grants": [{**GRANT, "role": "framework_user"}]},
+    ({"grants": [{**GRANT, "roles": "nobody"}]}, r"grants\[0\]\.roles: there is no user 'nobody'"),
+    ({"users": [{"name": "frameworks_user"}], "grants": [{**GRANT, "roles": "framework_user"}]},
      r"grants\[0\]\.roles: .*'framework_user', did you mean 'frameworks_user'"),
     ({"grants": [{**GRANT, "database": "nowhere"}]}, r"grants\[0\]\.database: there is no database 'nowhere'"),
     ({"grants": [{**GRANT, "type": "tables"}]}, r"grants\[0\]\.schemas: is missing"),
-    ({"grants": [{**GRANT, "schema": "public"}]}, r"grants\[0\]\.schemas: a database as a whole"),
-    ({"grants": [{**GRANT, "type": "tables", "schema": "publik"}]}, r"grants\[0\]\.schemas: .* no schema 'publik'"),
-    ({"grants": [{**GRANT, "type": "tables", "schema": "public", "objects": ["nothing"]}]},
+    ({"grants": [{**GRANT, "schemas": "public"}]}, r"grants\[0\]\.schemas: a database as a whole"),
+    ({"grants": [{**GRANT, "type": "tables", "schemas": "publik"}]}, r"grants\[0\]\.schemas: .* no schema 'publik'"),
+    ({"grants": [{**GRANT, "type": "tables", "schemas": "public", "objects": ["nothing"]}]},
      r"grants\[0\]\.objects: the schema 'public' has no table 'nothing'"),
     ({"grants": [{**GRANT, "objects": ["x"]}]}, r"grants\[0\]\.objects: goes with just one type"),
     ({"grants": [{**GRANT, "type": "future_tables"}]}, r"grants\[0\]\.for_roles: name the roles"),
     ({"grants": [{**GRANT, "type": "future_tables", "for_roles": ["PUBLIC"]}]}, r"grants\[0\]\.for_roles: PUBLIC"),
     ({"grants": [{**GRANT, "for_roles": ["postgres"]}]}, r"grants\[0\]\.for_roles: belongs to the types"),
-    ({"grants": [{**GRANT, "grant_option": True, "role": "PUBLIC"}]}, r"grants\[0\]\.grant_option: .*PUBLIC"),
+    ({"grants": [{**GRANT, "grant_option": True, "roles": "PUBLIC"}]}, r"grants\[0\]\.grant_option: .*PUBLIC"),
     ({"grants": [{**GRANT, "grant_option": True, "state": "absent"}]}, r"grants\[0\]\.grant_option: means nothing"),
     ({"grants": [{**GRANT, "privileges": []}]}, r"grants\[0\]\.privileges: is empty"),
-    ({"users": [{"name": "frameworks_user", "state": "absent"}], "grants": [{**GRANT, "role": "frameworks_user"}]},
+    ({"users": [{"name": "frameworks_user", "state": "absent"}], "grants": [{**GRANT, "roles": "frameworks_user"}]},
      r"grants\[0\]\.roles: 'frameworks_user' is declared absent"),
     ({"databases": [{"name": "gone", "state": "absent"}], "grants": [{**GRANT, "database": "gone"}]},
      r"grants\[0\]\.database: 'gone' is declared absent"),
@@ -151,7 +151,7 @@ def declared_for(unique):
         "users": [{"name": f"{unique}_user", "password": "user password"}],
         "databases": [{"name": unique, "owner": f"{unique}_user"}],
         "grants": [
-            {"role": f"{unique}_user", "database": unique, "type": ["schema", "future_tables"], "schema": "public",
+            {"roles": f"{unique}_user", "database": unique, "type": ["schema", "future_tables"], "schemas": "public",
              "for_roles": ["postgres"], "privileges": "ALL"},
         ],
     }

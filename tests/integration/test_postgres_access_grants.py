@@ -45,8 +45,7 @@ class Place:
 
     def apply(self, *grants, check=False, login=None):
         """Apply grants of this database, by default to the reader; applied again, they change nothing."""
-        declared = [{"database": self.database, **({} if "roles" in grant else {"role": self.reader}), **grant}
-                    for grant in grants]
+        declared = [{"database": self.database, "roles": self.reader, **grant} for grant in grants]
         arguments = {**(login or self.server.login()), "grants": declared}
         first = run_module("postgres_access", arguments, check=check)
         if not check:
@@ -99,34 +98,34 @@ def usage(place):
 
 
 def test_all_tables_and_views(usage):
-    result = usage.apply({"type": "tables", "schema": "app", "privileges": ["SELECT", "INSERT"]})
+    result = usage.apply({"type": "tables", "schemas": "app", "privileges": ["SELECT", "INSERT"]})
     assert result["statements"] == [
         f'GRANT SELECT, INSERT ON TABLE "app"."secret", "app"."t", "app"."v" TO "{usage.reader}"'
     ]
     assert usage.may("SELECT * FROM app.v") and usage.may("INSERT INTO app.t VALUES (1)")
     assert not usage.may("DELETE FROM app.t")
     usage.run("CREATE TABLE app.new ()")
-    result = usage.apply({"type": "tables", "schema": "app", "privileges": ["SELECT", "INSERT"]})
+    result = usage.apply({"type": "tables", "schemas": "app", "privileges": ["SELECT", "INSERT"]})
     assert result["statements"] == [f'GRANT SELECT, INSERT ON TABLE "app"."new" TO "{usage.reader}"']
 
 
 def test_only_the_missing_privilege_is_granted(usage):
     usage.run(f"GRANT SELECT ON app.t TO {usage.reader}")
-    result = usage.apply({"type": "tables", "schema": "app", "objects": ["t"], "privileges": ["SELECT", "INSERT"]})
+    result = usage.apply({"type": "tables", "schemas": "app", "objects": ["t"], "privileges": ["SELECT", "INSERT"]})
     assert result["statements"] == [f'GRANT INSERT ON TABLE "app"."t" TO "{usage.reader}"']
 
 
 def test_all_tables_but_one(usage):
     """Of two grants that speak of the same privilege the later one decides, and it stays so."""
-    everything = {"type": "tables", "schema": "app", "privileges": "SELECT"}
+    everything = {"type": "tables", "schemas": "app", "privileges": "SELECT"}
     usage.apply(everything, {**everything, "objects": ["secret"], "state": "absent"})
     assert usage.may("SELECT * FROM app.t") and not usage.may("SELECT * FROM app.secret")
 
 
 def test_nothing_undeclared_is_revoked(usage):
     usage.run(f"GRANT DELETE ON app.t TO {usage.reader}; GRANT SELECT ON app.t TO {usage.other}")
-    usage.apply({"type": "tables", "schema": "app", "privileges": "SELECT"})
-    usage.apply({"type": "tables", "schema": "app", "privileges": "SELECT", "state": "absent"})
+    usage.apply({"type": "tables", "schemas": "app", "privileges": "SELECT"})
+    usage.apply({"type": "tables", "schemas": "app", "privileges": "SELECT", "state": "absent"})
     assert usage.may("DELETE FROM app.t") and usage.may("SELECT * FROM app.t", user=usage.other)
 
 
@@ -139,31 +138,31 @@ def test_many_roles_and_schemas_in_one_item(place):
 
 
 def test_sequences(usage):
-    usage.apply({"type": "sequences", "schema": "app", "privileges": "USAGE"})
+    usage.apply({"type": "sequences", "schemas": "app", "privileges": "USAGE"})
     assert usage.may("SELECT nextval('app.s')") and not usage.may("SELECT setval('app.s', 1)")
 
 
 def test_functions_procedures_and_aggregates(usage):
-    usage.apply({"type": "functions", "schema": "app", "privileges": "EXECUTE"})
+    usage.apply({"type": "functions", "schemas": "app", "privileges": "EXECUTE"})
     for statement in ("SELECT app.f(1)", "SELECT app.f('', '{}')", "CALL app.p()", "SELECT app.agg(1)"):
         assert usage.may(statement), statement
 
 
 def test_one_function_of_two_with_the_same_name(usage):
-    usage.apply({"type": "functions", "schema": "app", "objects": ["f(text,  integer[])"], "privileges": "ALL"})
+    usage.apply({"type": "functions", "schemas": "app", "objects": ["f(text,  integer[])"], "privileges": "ALL"})
     assert usage.may("SELECT app.f('', '{}')") and not usage.may("SELECT app.f(1)")
-    usage.apply({"type": "functions", "schema": "app", "objects": ["f"], "privileges": "ALL"})
+    usage.apply({"type": "functions", "schemas": "app", "objects": ["f"], "privileges": "ALL"})
     assert usage.may("SELECT app.f(1)")
 
 
 def test_a_function_of_a_foreign_type(usage):
     usage.run('CREATE TYPE app."my type" AS (n int); CREATE FUNCTION app.g(app."my type") RETURNS int LANGUAGE sql AS '
               "'SELECT 1'; REVOKE EXECUTE ON FUNCTION app.g FROM PUBLIC")
-    usage.apply({"type": "functions", "schema": "app", "objects": ["g"], "privileges": "EXECUTE"})
+    usage.apply({"type": "functions", "schemas": "app", "objects": ["g"], "privileges": "EXECUTE"})
     assert usage.may("SELECT app.g(NULL)")
 
 
-@pytest.mark.parametrize("schemas", [{}, {"schema": "app"}])
+@pytest.mark.parametrize("schemas", [{}, {"schemas": "app"}])
 def test_future_objects_of_every_role_that_creates_some(usage, schemas):
     usage.run(f"GRANT CREATE ON SCHEMA app TO {usage.other}")
     creators = {"for_roles": [usage.owner, usage.other], **schemas}
@@ -185,14 +184,14 @@ def test_future_functions_are_taken_from_public(usage):
     public = {"roles": ["PUBLIC"], "type": "future_functions", "for_roles": [usage.owner], "privileges": "EXECUTE",
               "state": "absent"}
     with pytest.raises(ModuleFailed, match=r"grants\[0\].*PUBLIC has it .* leave out schemas"):
-        usage.apply({**public, "schema": "app"})
+        usage.apply({**public, "schemas": "app"})
     usage.apply(public)
     usage.run("CREATE FUNCTION app.g() RETURNS int LANGUAGE sql AS 'SELECT 1'")
     assert not usage.may("SELECT app.g()")
 
 
 def test_grant_option(usage):
-    table = {"type": "tables", "schema": "app", "objects": ["t"], "privileges": "SELECT"}
+    table = {"type": "tables", "schemas": "app", "objects": ["t"], "privileges": "SELECT"}
     usage.apply({**table, "grant_option": True})
     usage.run(f"GRANT SELECT ON app.t TO {usage.other}", user=usage.reader)
     assert usage.may("SELECT FROM app.t", user=usage.other)
@@ -205,15 +204,17 @@ def test_grant_option(usage):
 
 
 def test_the_owner_lacks_nothing(usage):
-    result = usage.apply({"roles": [usage.owner], "type": ["tables", "sequences"], "schema": "app", "privileges": "ALL",
-                          "grant_option": True})
+    result = usage.apply({
+        "roles": [usage.owner], "type": ["tables", "sequences"], "schemas": "app", "privileges": "ALL",
+        "grant_option": True,
+    })
     assert result["changed"] is False
 
 
 def test_privileges_that_another_role_has_granted_are_revoked(usage):
     usage.run(f"GRANT SELECT ON app.t TO {usage.other} WITH GRANT OPTION")
     usage.run(f"GRANT SELECT ON app.t TO {usage.reader}", user=usage.other)
-    usage.apply({"type": "tables", "schema": "app", "objects": ["t"], "privileges": "SELECT", "state": "absent"})
+    usage.apply({"type": "tables", "schemas": "app", "objects": ["t"], "privileges": "SELECT", "state": "absent"})
     assert not usage.may("SELECT FROM app.t")
 
 
@@ -221,16 +222,16 @@ def test_revoking_from_one_who_has_passed_it_on_says_what_is_in_the_way(usage):
     usage.run(f"GRANT SELECT ON app.t TO {usage.reader} WITH GRANT OPTION")
     usage.run(f"GRANT SELECT ON app.t TO {usage.other}", user=usage.reader)
     with pytest.raises(ModuleFailed, match=r"grants\[0\]: dependent privileges exist"):
-        usage.apply({"type": "tables", "schema": "app", "objects": ["t"], "privileges": "SELECT", "state": "absent"})
+        usage.apply({"type": "tables", "schemas": "app", "objects": ["t"], "privileges": "SELECT", "state": "absent"})
     assert usage.may("SELECT FROM app.t", user=usage.other)
 
 
 def test_revoking_what_is_not_there_is_no_error(place):
     result = place.apply(
-        {"type": "tables", "schema": "nowhere", "objects": ["t"], "privileges": "ALL", "state": "absent"},
+        {"type": "tables", "schemas": "nowhere", "objects": ["t"], "privileges": "ALL", "state": "absent"},
         {"roles": ["nobody_at_all"], "type": "database", "privileges": "CREATE", "state": "absent"},
         {"database": "no_such_database", "type": "database", "privileges": "ALL", "state": "absent"},
-        {"database": "no_such_database", "type": "schema", "schema": "x", "privileges": "ALL", "state": "absent"},
+        {"database": "no_such_database", "type": "schema", "schemas": "x", "privileges": "ALL", "state": "absent"},
     )
     assert result["changed"] is False
 
@@ -240,7 +241,7 @@ def test_a_grant_without_effect_is_an_error(place):
     place.run(f"GRANT SELECT ON app.t TO {place.other}; GRANT USAGE ON SCHEMA app TO {place.other}")
     with pytest.raises(ModuleFailed, match=r"grants\[0\]: accepted without effect; .*_other may not do that"):
         place.apply(
-            {"type": "tables", "schema": "app", "objects": ["t"], "privileges": "SELECT"},
+            {"type": "tables", "schemas": "app", "objects": ["t"], "privileges": "SELECT"},
             login=place.server.login(login_user=place.other, login_password=PASSWORD),
         )
 
@@ -248,14 +249,14 @@ def test_a_grant_without_effect_is_an_error(place):
 def test_the_source_documents_grants(postgres, unique):
     """What the superuser and what the owner create is open to the user, now and later; the second run is quiet."""
     user, database = f"{unique}_user", unique
-    grant = {"role": user, "database": database, "privileges": "ALL"}
+    grant = {"roles": user, "database": database, "privileges": "ALL"}
     arguments = {
         **postgres.login(), "users": [{"name": user, "password": "pw", "createdb": True}],
         "databases": [{"name": database, "owner": user}],
         "grants": [
             {**grant, "type": "database"},
-            {**grant, "type": ["schema", "tables", "sequences"], "schema": "public"},
-            {**grant, "type": ["future_tables", "future_sequences"], "schema": "public",
+            {**grant, "type": ["schema", "tables", "sequences"], "schemas": "public"},
+            {**grant, "type": ["future_tables", "future_sequences"], "schemas": "public",
              "for_roles": ["postgres", user]},
         ],
     }
