@@ -12,8 +12,8 @@ _MOVES_PARTITIONS = frozenset((
     "ATTACH", "DETACH", "FREEZE", "UNFREEZE", "MOVE", "REPLACE", "FETCH", "FORGET", "UNLOCK",
 ))
 _BEGIN = _MOVES_PARTITIONS | frozenset((
-    "ADD", "DROP", "MODIFY", "ALTER", "RENAME", "COMMENT", "CLEAR", "MATERIALIZE", "UPDATE", "DELETE", "RESET", "REMOVE",
-    "APPLY", "REWRITE", "EXECUTE",
+    "ADD", "DROP", "MODIFY", "ALTER", "RENAME", "COMMENT", "CLEAR", "MATERIALIZE", "UPDATE", "DELETE", "RESET",
+    "REMOVE", "APPLY", "REWRITE", "EXECUTE",
 ))
 _PARTS = ("COLUMN", "INDEX", "PROJECTION", "CONSTRAINT", "STATISTICS")
 _BEHIND_TTL = ("FIRST", "AFTER", "PRIMARY", "SETTINGS")
@@ -22,7 +22,8 @@ _BEHIND_TTL = ("FIRST", "AFTER", "PRIMARY", "SETTINGS")
 class Command:
     """One command. Only what these attributes say is known of it.
 
-    words: its first two in upper case; behind_words: the token behind them. partition: it works on partitions. start, end: where it is in the statement.
+    words: its first two in upper case. behind_words: the index of the token behind them. start, end: its place in the
+    statement. partition: whether it works on partitions.
     guard: (position, "IF EXISTS" or "IF NOT EXISTS") where it needs one to be able to run again, else None.
     visible: its form for a Distributed table, or None where that has nothing to do with it.
     """
@@ -33,10 +34,8 @@ class Command:
         self.start, self.end = tokens[0].start, tokens[-1].end
         self._upper = [token.upper if token.kind == "word" else "" for token in tokens]
         self.words = " ".join(filter(None, self._upper[:2]))
-        self.partition = self._upper[0] in _MOVES_PARTITIONS or bool(
-            self._upper[0] == "DROP" and len(tokens) > 1 and (
-                self._upper[1] in ("PARTITION", "PART", "PARTITIONS", "PARTS") or self._upper[1:3] == ["DETACHED", "PARTITION"]
-            )
+        self.partition = self._upper[0] in _MOVES_PARTITIONS or (
+            self._upper[0] == "DROP" and self._upper[1:2] in (["PARTITION"], ["PART"], ["DETACHED"])
         )
         self.guard = self._guard()
         self.visible = self._visible()

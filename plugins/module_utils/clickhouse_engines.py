@@ -41,9 +41,9 @@ SUFFIX = "_local"  # of the tables that hold a shard's rows; the Distributed one
 class Topology:
     """The cluster that a schema is for.
 
-    cluster: its name in remote_servers. database: the one that gets the schema. replicated: whether that has the engine
-    Replicated, which passes DDL on by itself; otherwise statements get ON CLUSTER. sharding_key: the expression by which
-    rows are spread over shards; None where there is, and will be, only one shard.
+    cluster: its name in remote_servers. database: the one that gets the schema. replicated: whether the database has
+    the engine Replicated, which passes DDL on by itself; otherwise statements get ON CLUSTER. sharding_key: the
+    expression by which rows are spread over shards; None where there is, and will be, only one shard.
     """
 
     def __init__(self, cluster, database, replicated=True, sharding_key=None):
