@@ -142,7 +142,8 @@ def test_later_changes_reach_both_tables(shards):
         "ALTER TABLE late ADD COLUMN y String DEFAULT 'new' CODEC(ZSTD) TTL t + INTERVAL 1 DAY AFTER x, "
         "ADD INDEX i x TYPE minmax",
         "ALTER TABLE late MODIFY COLUMN x Int64, MODIFY TTL t + INTERVAL 3 DAY",
-        "ALTER TABLE late MODIFY COLUMN y CODEC(ZSTD(3)), MODIFY SETTING ttl_only_drop_parts = 1, merge_max_block_size = 9",
+        "ALTER TABLE late MODIFY COLUMN y CODEC(ZSTD(3)), MODIFY SETTING ttl_only_drop_parts = 1, "
+        "merge_max_block_size = 9",
         "ALTER TABLE late MODIFY COLUMN y REMOVE TTL",
         "ALTER TABLE late COMMENT COLUMN y 'seen', MODIFY COMMENT 'table'",
         "ALTER TABLE late RENAME COLUMN x TO z",
