@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Bring the controller's scripts to the module: short ones with the task itself, long ones only when they are needed."""
+"""Bring the controller's scripts to the module: short ones with the task, long ones only when they are needed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from ..module_utils.sql_script import ScriptError
 
 class ActionModule(ActionBase):
     """The controller's half of frameworks.database.schema_apply."""
-
-    TRANSFERS_FILES = True
 
     def run(self, tmp=None, task_vars=None):
         """See ActionBase."""

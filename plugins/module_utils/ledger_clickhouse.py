@@ -14,17 +14,12 @@ import threading
 import time
 
 from .clickhouse import ClickHouseError, ServerError, quote_identifier, quote_string
-from .ledger_postgres import LEASE, LedgerError, position
-from .schema_plan import COLUMNS, Entry
+from .schema_plan import COLUMNS, LEASE, Entry, LedgerError, LockTaken, position
 
 TABLE = "schema_ledger"
 _UNKNOWN_TABLE, _UNKNOWN_DATABASE = 60, 81
 _NUMBERS = ("statements", "completed", "duration_ms")
 _MOMENTS = ("started_at", "finished_at")
-
-
-class LockTaken(Exception):
-    """Another run holds the lease, or this one has lost it."""
 
 
 class ClickHouseLedger:
@@ -73,14 +68,15 @@ class ClickHouseLedger:
             "objects String, one UInt8) ENGINE = ReplacingMergeTree(taken_at) ORDER BY one",
             f"CREATE TABLE IF NOT EXISTS {self.table()} (set_name String, script String, kind LowCardinality(String), "
             "version String, checksum String, statements UInt32, completed UInt32, completed_checksum String, "
-            "status LowCardinality(String), started_at DateTime64(3, 'UTC'), finished_at Nullable(DateTime64(3, 'UTC')), "
-            "duration_ms UInt64, applied_by String, tool_version String, error String, marker String, revision UInt64) "
+            "status LowCardinality(String), started_at DateTime64(3, 'UTC'), "
+            "finished_at Nullable(DateTime64(3, 'UTC')), duration_ms UInt64, applied_by String, tool_version String, "
+            "error String, marker String, revision UInt64) "
             "ENGINE = ReplacingMergeTree(revision) ORDER BY (set_name, script)",
         ):
             self.client.execute(sql)
 
     def write(self, entry, marker_sql=None):
-        """Write `entry`. marker_sql: an expression for the marker, which the server works out when it writes the row."""
+        """Write `entry`. marker_sql: an expression for the marker, for the server to work out when it writes the row."""
         self._revision += 1
         values = []
         for name in COLUMNS:
@@ -160,7 +156,8 @@ class Lease:
         self._revision += 1
         client.execute(
             f"INSERT INTO {self.ledger.table('_lease')} (id, owner, expires_at, revision) SELECT "
-            f"{quote_string(self._id)}, {quote_string(self.owner)}, now64(3) + INTERVAL {seconds} SECOND, {self._revision}"
+            f"{quote_string(self._id)}, {quote_string(self.owner)}, now64(3) + INTERVAL {seconds} SECOND, "
+            f"{self._revision}"
         )
         self._valid_until = asked + seconds
 

@@ -12,11 +12,10 @@ import threading
 import time
 
 from . import postgres
-from .schema_plan import COLUMNS, Entry
+from .schema_plan import COLUMNS, LEASE, Entry, LedgerError, LockTaken, position
 
 SCHEMA = "schema_ledger"
 LOCK = "schema_apply"
-LEASE = 60  # seconds after which the lease of a run that has died is free
 _UNDEFINED = ("42P01", "3F000")
 _TABLES = f"""
 CREATE SCHEMA IF NOT EXISTS {SCHEMA};
@@ -24,7 +23,8 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.lease (
   name text PRIMARY KEY, token text NOT NULL, owner text NOT NULL, expires_at timestamptz NOT NULL
 );
 CREATE TABLE IF NOT EXISTS {SCHEMA}.fingerprint (
-  only_row boolean PRIMARY KEY DEFAULT true, taken_at timestamptz NOT NULL, position text NOT NULL, objects text NOT NULL
+  only_row boolean PRIMARY KEY DEFAULT true, taken_at timestamptz NOT NULL, position text NOT NULL,
+  objects text NOT NULL
 );
 CREATE TABLE IF NOT EXISTS {SCHEMA}.scripts (
   set_name text NOT NULL, script text NOT NULL, kind text NOT NULL, version text, checksum text NOT NULL,
@@ -38,10 +38,6 @@ _UPSERT = (
     f"INSERT INTO {_HERE} (set_name, {', '.join(COLUMNS)}) VALUES (%s, {', '.join(['%s'] * len(COLUMNS))}) "
     f"ON CONFLICT (set_name, script) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS[1:])}"
 )
-
-
-class LedgerError(Exception):
-    """The ledger cannot be read or written; nothing may be concluded from that."""
 
 
 class PostgresLedger:
@@ -112,17 +108,11 @@ class PostgresLedger:
     def record_fingerprint(self, objects, at):
         """Record `objects` as what the schema looks like at the ledger's position `at`."""
         self._execute(
-            f"INSERT INTO {SCHEMA}.fingerprint (taken_at, position, objects) VALUES (now(), %s, %s) ON CONFLICT (only_row)"
-            " DO UPDATE SET taken_at = excluded.taken_at, position = excluded.position, objects = excluded.objects",
+            f"INSERT INTO {SCHEMA}.fingerprint (taken_at, position, objects) VALUES (now(), %s, %s) ON CONFLICT "
+            "(only_row) DO UPDATE SET taken_at = excluded.taken_at, position = excluded.position, "
+            "objects = excluded.objects",
             (at, json.dumps(objects, sort_keys=True)),
         )
-
-
-def position(rows):
-    """A short text that stands for what the ledger says is done; rows: [set, script, checksum, completed]."""
-    import hashlib
-
-    return hashlib.sha256(json.dumps([list(map(str, row)) for row in rows]).encode()).hexdigest()[:32]
 
 
 class AdvisoryLock:
@@ -132,8 +122,11 @@ class AdvisoryLock:
         self.connection = connection
 
     def take(self, seconds):
-        """Take it, waiting up to `seconds`. Raises postgres.LockTaken, whose text names the holder."""
-        postgres.take_advisory_lock(self.connection, LOCK, seconds)
+        """Take it, waiting up to `seconds`. Raises LockTaken, whose text names the holder."""
+        try:
+            postgres.take_advisory_lock(self.connection, LOCK, seconds)
+        except postgres.LockTaken as error:
+            raise LockTaken(str(error)) from None
 
     def holder(self):
         """Who holds it, for a sentence, or None."""
@@ -149,7 +142,7 @@ class AdvisoryLock:
 class Lease:
     """A row of the ledger with an owner and an expiry, renewed by a thread on a connection of its own.
 
-    `connect` opens another connection. check() raises postgres.LockTaken as soon as the lease may be somebody else's.
+    `connect` opens another connection. check() raises LockTaken as soon as the lease may be somebody else's.
     """
 
     def __init__(self, connection, owner, connect, seconds=LEASE):
@@ -178,11 +171,11 @@ class Lease:
         return bool(row)
 
     def take(self, seconds):
-        """Take it, waiting up to `seconds`. Raises postgres.LockTaken, whose text names the holder."""
+        """Take it, waiting up to `seconds`. Raises LockTaken, whose text names the holder."""
         deadline = time.monotonic() + seconds
         while not self._claim(self.connection):
             if time.monotonic() >= deadline:
-                raise postgres.LockTaken(
+                raise LockTaken(
                     f"After {seconds} s {self.holder()} still holds the lease: wait for its end, then run again."
                 )
             time.sleep(0.2)
@@ -216,9 +209,9 @@ class Lease:
         return f"{row[0]} (unless renewed, until {row[1]})" if row else None
 
     def check(self):
-        """Raises postgres.LockTaken where the lease could not be renewed in time."""
+        """Raises LockTaken where the lease could not be renewed in time."""
         if time.monotonic() > self._valid_until:
-            raise postgres.LockTaken("The lease on the ledger was lost before the end: run again.")
+            raise LockTaken("The lease on the ledger was lost before the end: run again.")
 
     def release(self):
         """Give it back."""

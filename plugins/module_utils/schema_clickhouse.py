@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-from .clickhouse import Client, ClickHouseError, ServerError, quote_string
+from .clickhouse import AuthenticationFailed, ClickHouseError, Client, ConnectionFailed, ServerError, quote_string
 from .ledger_clickhouse import TABLE, ClickHouseLedger, Lease
-from .ledger_postgres import LedgerError
 from .schema_clickhouse_steps import apply_stepwise
+from .schema_plan import LedgerError
 from .sql_clickhouse import ClickHouseSplitter
 
 _UNKNOWN_FUNCTION = 46
@@ -23,6 +23,8 @@ class ClickHouseBackend:
     """
 
     splitter = ClickHouseSplitter
+    errors = (ClickHouseError,)
+    unreachable = (ConnectionFailed, AuthenticationFailed)
 
     def __init__(self, params, context, engine):
         self.params, self.context, self.engine = params, context, engine
@@ -55,8 +57,8 @@ class ClickHouseBackend:
             self.ledger.create()
         except ServerError as error:
             raise LedgerError(
-                f"The ledger cannot be created in {self.context.database}: {error}. The user needs CREATE TABLE, INSERT "
-                "and SELECT on the database"
+                f"The ledger cannot be created in {self.context.database}: {error}. The user needs CREATE TABLE, "
+                "INSERT and SELECT on the database"
             ) from None
 
     def before_lock(self):
@@ -91,7 +93,7 @@ class ClickHouseBackend:
         self.ledger.write(entry)
 
     def check(self, script, scan):
-        """Whether `script` can be run here at all; for ClickHouse the splitter has already said what there is to say."""
+        """Whether `script` can be run here at all; the splitter has already said what there is to say."""
 
     def apply(self, step, scan):
         """Apply one script and record it. Raises ScriptFailed, Refused."""

@@ -95,9 +95,9 @@ class _Run:
             self._execute(statement)
         if self.number == self.behind and self.digest.hexdigest() != self.behind_checksum:
             raise Refused(
-                f"{self.script.name}: the first {self.behind} statements, which an earlier run has completed, are not the "
-                "same any more: restore them, and change only what comes after; or name the script in repair to begin "
-                "it again from its first statement"
+                f"{self.script.name}: the first {self.behind} statements, which an earlier run has completed, are not "
+                "the same any more: restore them, and change only what comes after; or name the script in repair to "
+                "begin it again from its first statement"
             )
 
     def _mark(self, statement, creates):
@@ -149,7 +149,7 @@ class _Run:
         return said == "QueryFinish" if said else None
 
     def half_done(self, statement):
-        """Whether a statement that the server refused has changed something all the same, like an INSERT's first block."""
+        """Whether a statement that the server refused has changed something, like an INSERT's first block."""
         if self.window or not statement:
             return False
         row = self.client.rows(
@@ -157,7 +157,9 @@ class _Run:
             f"AND set_name = {quote_string(self.backend.context.set_name)}"
         )
         marker = json.loads(row[0]["marker"] or "{}") if row else {}
-        return marker.get("number") == self.number and "state" in marker and differs(marker["state"], self._live(statement))
+        if marker.get("number") != self.number or "state" not in marker:
+            return False
+        return differs(marker["state"], self._live(statement))
 
     def _live(self, statement):
         head = self.placeholders.fill(statement.text[:HEAD])
@@ -218,14 +220,14 @@ def _failure(run, error, statement):
     said = run.placeholders.mask(str(error))
     line = _LINE.search(said)
     remains = (
-        f"Its first {run.completed} of {run.scan.count} statements are done and recorded. Correct the rest of the script, "
-        "or the database, and run again: it goes on behind them."
+        f"Its first {run.completed} of {run.scan.count} statements are done and recorded. Correct the rest of the "
+        "script, or the database, and run again: it goes on behind them."
     )
     if isinstance(error, ServerError):
         if run.half_done(statement):
             remains = (
-                "Part of what the failed statement does has happened all the same (some of an INSERT's rows, say): take "
-                f"that back by hand first. {remains}"
+                "Part of what the failed statement does has happened all the same (some of an INSERT's rows, say): "
+                f"take that back by hand first. {remains}"
             )
     else:
         remains = "The connection is gone. Run again: the ledger tells what was done."

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
+import json
 
 from .schema_scripts import version_order
 from .sql_script import ScriptError
@@ -16,6 +18,14 @@ COLUMNS = (
     "script", "kind", "version", "checksum", "statements", "completed", "completed_checksum", "status",
     "started_at", "finished_at", "duration_ms", "applied_by", "tool_version", "error", "marker",
 )
+
+
+LEASE = 60  # seconds after which the lease of a run that has died is free
+
+
+def position(rows):
+    """A short text that stands for what the ledger says is done; rows: [set, script, checksum, completed]."""
+    return hashlib.sha256(json.dumps([list(map(str, row)) for row in rows]).encode()).hexdigest()[:32]
 
 
 def now():
@@ -51,6 +61,14 @@ class Context:
 
 class Refused(Exception):
     """Nothing was applied, because the operator has to decide or correct something first."""
+
+
+class LedgerError(Exception):
+    """The ledger cannot be read or written; nothing may be concluded from that."""
+
+
+class LockTaken(Exception):
+    """Another run holds the lock, or this one has lost it."""
 
 
 class Step:

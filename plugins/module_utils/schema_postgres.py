@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from . import postgres
 from .drift_postgres import postgres_objects
-from .ledger_postgres import AdvisoryLock, Lease, LedgerError, PostgresLedger
-from .schema_plan import Refused, now
+from .ledger_postgres import AdvisoryLock, Lease, PostgresLedger
+from .schema_plan import LedgerError, Refused, now
 from .schema_postgres_steps import apply_stepwise
 from .schema_psql import apply_with_psql, check_for_psql
 from .schema_scan import ScriptFailed
@@ -24,6 +24,8 @@ class PostgresBackend:
     """
 
     splitter = PostgresSplitter
+    errors = (postgres.PostgresError, *((postgres.psycopg2.Error,) if postgres.psycopg2 else ()))
+    unreachable = (postgres.ConnectionFailed,)
 
     def __init__(self, params, context, engine):
         self.params, self.context, self.engine = params, context, engine
@@ -126,8 +128,8 @@ class PostgresBackend:
         transactional = self._transactional(script)
         if scan.meta and not transactional:
             raise ScriptError(
-                f"{scan.meta.text.split()[0]} is a command of psql, and psql cannot go on from a failed statement: only "
-                "scripts that are one transaction are handed to it. Write it in SQL", scan.meta.line,
+                f"{scan.meta.text.split()[0]} is a command of psql, and psql cannot go on from a failed statement: "
+                "only scripts that are one transaction are handed to it. Write it in SQL", scan.meta.line,
             )
         if scan.meta:
             check_for_psql(scan)

@@ -69,11 +69,11 @@ class _Run:
             self._skip(statement)
             return
         self.backend.lock.check()
-        if self.marker and self.marker["number"] == self.number:
-            if self._taken_effect(statement, self.marker):
-                self.reached()
-                self.backend.record(self.row("running"))
-                return
+        begun = self.marker and self.marker["number"] == self.number
+        if begun and self._taken_effect(statement, self.marker):
+            self.reached()
+            self.backend.record(self.row("running"))
+            return
         self._execute(statement)
 
     def _skip(self, statement):
@@ -83,9 +83,9 @@ class _Run:
             self.backend.execute(statement)
         if self.number == self.behind and self.digest.hexdigest() != self.behind_checksum:
             raise Refused(
-                f"{self.script.name}: the first {self.behind} statements, which an earlier run has completed, are not the "
-                "same any more: restore them, and change only what comes after; or name the script in repair to begin "
-                "it again from its first statement"
+                f"{self.script.name}: the first {self.behind} statements, which an earlier run has completed, are not "
+                "the same any more: restore them, and change only what comes after; or name the script in repair to "
+                "begin it again from its first statement"
             )
 
     def _execute(self, statement):
@@ -162,8 +162,9 @@ class _Run:
     def _invalid_indexes(self):
         with self.connection.cursor() as cursor:
             cursor.execute(
-                "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), t.relname FROM pg_catalog.pg_index AS i "
-                "JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid JOIN pg_catalog.pg_class AS t ON t.oid = i.indrelid "
+                "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), t.relname "
+                "FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid "
+                "JOIN pg_catalog.pg_class AS t ON t.oid = i.indrelid "
                 "JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE NOT i.indisvalid ORDER BY 1"
             )
             return [list(row) for row in cursor.fetchall()]
@@ -218,8 +219,8 @@ def apply_stepwise(backend, step, scan):
 
 def _remains(run, scan):
     return (
-        f"Its first {run.completed} of {scan.count} statements are done and recorded. Correct the rest of the script, or "
-        "the database, and run again: it goes on behind them."
+        f"Its first {run.completed} of {scan.count} statements are done and recorded. Correct the rest of the script, "
+        "or the database, and run again: it goes on behind them."
     )
 
 

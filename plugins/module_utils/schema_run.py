@@ -196,6 +196,7 @@ def drift(backend, options):
     _entries, at = backend.ledger.read()
     if at != recorded_at:
         raise Refused(
-            "the last run ended before it could record the schema, so there is nothing to compare with: apply the set again"
+            "the last run ended before it could record the schema, so there is nothing to compare with: apply the set "
+            "again"
         )
     return changes(recorded, backend.objects(), options.drift_ignore)

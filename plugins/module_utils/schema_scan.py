@@ -16,7 +16,9 @@ _PLACEHOLDER = re.compile(r"\$\{([^{}\s]+)\}")
 # PostgreSQL's words for beginning and ending a transaction; ROLLBACK TO a savepoint is none of them.
 _OPENS = re.compile(r"(?:BEGIN|START\s+TRANSACTION)\b", re.I)
 _PLAIN_OPENS = re.compile(r"(?:BEGIN(?:\s+(?:WORK|TRANSACTION))?|START\s+TRANSACTION)$", re.I)
-_CLOSES = re.compile(r"(?:COMMIT|END|ABORT|PREPARE\s+TRANSACTION|ROLLBACK(?!(?:\s+(?:WORK|TRANSACTION))?\s+TO\b))\b", re.I)
+_CLOSES = re.compile(
+    r"(?:COMMIT|END|ABORT|PREPARE\s+TRANSACTION|ROLLBACK(?!(?:\s+(?:WORK|TRANSACTION))?\s+TO\b))\b", re.I
+)
 _PLAIN_CLOSES = re.compile(r"(?:COMMIT|END)(?:\s+(?:WORK|TRANSACTION))?$", re.I)
 
 

@@ -27,7 +27,7 @@ _NOT_DATA = re.compile(r"[ \t\r\f]*(?:[A-Za-z;/\-#(]|\n|$)")
 
 
 class ClickHouseSplitter(Splitter):
-    """See Splitter. The data of INSERT … FORMAT is part of its statement: as for clickhouse-client, to the line's end."""
+    """See Splitter. The data of INSERT … FORMAT is part of its statement, to the line's end as in clickhouse-client."""
 
     def _reset(self):
         super()._reset()

@@ -17,11 +17,11 @@ description:
     C(init*.sql) baselines, then C(NNNN_name.sql) or C(V<version>__name.sql) by version, then C(R__name.sql)
     repeatables, which are applied again when their text changes, then C(seed/*.sql) where O(seed=true).
   - >-
-    On PostgreSQL a script is one transaction, unless its first line is C(-- no-transaction). On YugabyteDB and ClickHouse
-    it is applied statement by statement, and a failed or interrupted one goes on where it stopped.
+    On PostgreSQL a script is one transaction, unless its first line is C(-- no-transaction). On YugabyteDB and
+    ClickHouse it is applied statement by statement, and a failed or interrupted one goes on where it stopped.
   - >-
-    Two runs at the same time wait for each other. With C(--check) nothing is executed and nothing is written; the result
-    lists what is pending, and with C(--diff) it shows the SQL.
+    Two runs at the same time wait for each other. With C(--check) nothing is executed and nothing is written; the
+    result lists what is pending, and with C(--diff) it shows the SQL.
   - An applied script whose text has changed is refused. A ledger that cannot be read is an error.
   - SQL is never a Jinja template.
 options:
@@ -62,7 +62,7 @@ options:
     default: false
   target:
     description:
-      - Version to stop at. Scripts with a higher one stay pending, and so do repeatables and seeds as long as there are any.
+      - Version to stop at. Scripts with a higher one stay pending, and so do repeatables and seeds then.
     type: str
   out_of_order:
     description: Whether a new script may have a lower version than one that is applied.
@@ -71,8 +71,8 @@ options:
   baseline:
     description:
       - >-
-        Adopts a database that already has its schema: with an empty ledger, baselines and versioned scripts up to O(target)
-        are marked as applied and not run.
+        Adopts a database that already has its schema: with an empty ledger, baselines and versioned scripts up to
+        O(target) are marked as applied and not run.
       - It does nothing where the ledger has entries, and is refused where the database is empty.
     type: bool
     default: false
@@ -341,14 +341,9 @@ import socket
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import clickhouse, postgres
 from ..module_utils import schema_run as run
-from ..module_utils.ledger_clickhouse import LockTaken
-from ..module_utils.ledger_postgres import LedgerError
-from ..module_utils.schema_clickhouse import ClickHouseBackend
 from ..module_utils.schema_drift import readable
-from ..module_utils.schema_plan import Context, Refused
-from ..module_utils.schema_postgres import PostgresBackend
+from ..module_utils.schema_plan import Context, LedgerError, LockTaken, Refused
 from ..module_utils.schema_scan import Placeholders, ScriptFailed
 from ..module_utils.schema_scripts import from_bundle, from_files, from_folder
 from ..module_utils.sql_script import ScriptError
@@ -379,15 +374,28 @@ _SPEC = {
     "bundle": {"type": "str", "no_log": True},  # only to keep scripts out of the host's log
     "bundle_path": {"type": "path"},
 }
+_LOGIN_SPEC = {
+    "login_host": {"type": "str", "default": "localhost"},
+    "login_port": {"type": "int"},
+    "login_user": {"type": "str"},
+    "login_password": {"type": "str", "no_log": True},
+    "login_unix_socket": {"type": "path"},
+    "ssl_mode": {
+        "type": "str", "default": "prefer",
+        "choices": ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"],
+    },
+    "ssl_cert": {"type": "path"},
+    "ssl_key": {"type": "path", "no_log": False},
+    "ca_cert": {"type": "path"},
+    "connect_timeout": {"type": "int", "default": 10},
+    "tls": {"type": "bool", "default": False},
+    "validate_certs": {"type": "bool", "default": True},
+    "client_cert": {"type": "path"},
+    "client_key": {"type": "path", "no_log": False},
+    "use_proxy": {"type": "bool", "default": False},
+    "timeout": {"type": "int", "default": 3600},
+}
 _OPTIONS = ("seed", "target", "out_of_order", "baseline", "repair", "accept_drift", "drift_ignore", "lock_timeout")
-
-
-def argument_spec():
-    """The options: this module's and those of both engines' logins, whose defaults depend on the engine."""
-    return {
-        **clickhouse.LOGIN_SPEC, **{name: spec for name, spec in postgres.LOGIN_SPEC.items() if name != "login_db"},
-        **_SPEC, "login_user": {"type": "str"}, "login_port": {"type": "int"}, "timeout": {"type": "int", "default": 3600},
-    }
 
 
 def scripts_of(params):
@@ -406,9 +414,12 @@ def backend_of(params):
         Placeholders(params["placeholders"], params["secret_placeholders"]),
         params["run_by"] or f"{getpass.getuser()}@{socket.gethostname()}", VERSION,
     )
+    # Each engine's client takes its time to import.
     if params["engine"] == "clickhouse":
-        return ClickHouseBackend(login, context, "clickhouse")
-    return PostgresBackend(login, context, params["engine"])
+        from ..module_utils.schema_clickhouse import ClickHouseBackend as Backend
+    else:
+        from ..module_utils.schema_postgres import PostgresBackend as Backend
+    return Backend(login, context, params["engine"])
 
 
 def result_of(outcome):
@@ -474,7 +485,7 @@ class Run:
         try:
             self.backend.open()
             outcome = run.look(self.backend, scripts, self.options)
-        except (postgres.ConnectionFailed, clickhouse.ConnectionFailed, clickhouse.AuthenticationFailed) as error:
+        except self.backend.unreachable as error:
             self.module.warn(f"Set {self.params['set_name']}: {error} Nothing is known about what is applied.")
             return {**result_of(run.Outcome()), "changed": True, "unreachable": str(error)}
         self._warn(outcome)
@@ -507,37 +518,30 @@ class Run:
 
 def main():
     module = AnsibleModule(
-        argument_spec=argument_spec(), supports_check_mode=True,
+        argument_spec={**_LOGIN_SPEC, **_SPEC}, supports_check_mode=True,
         mutually_exclusive=[("path", "files")], required_one_of=[("path", "files", "bundle")],
     )
     params = module.params
     if not (params["remote_src"] or params["bundle"]):
         module.fail_json(msg="The action plugin of schema_apply did not run: call the module by its full name.")
-    backend, failure = None, None
+    work = Run(module)
+    more = {}
     try:
-        work = Run(module)
-        backend = work.backend
         result = work.verify() if params["state"] == "verified" else work.apply()
+        work.backend.close()
+        module.exit_json(**result)
     except ScriptFailed as error:
-        failure = {"msg": str(error), "failure": {
+        message = str(error)
+        more["failure"] = {
             "script": error.script, "line": error.line, "statement": error.statement, "number": error.number,
             "completed": error.completed, "message": error.server_message,
-        }}
+        }
     except ScriptError as error:
-        failure = {"msg": f"{str(error)[:1].upper()}{str(error)[1:]}" + (f" (line {error.line})" if error.line else "")}
-    except (Refused, LedgerError, LockTaken, postgres.PostgresError, clickhouse.ClickHouseError) as error:
-        failure = {"msg": str(error)}
-    except Exception as error:
-        if postgres.psycopg2 is None or not isinstance(error, postgres.psycopg2.Error):
-            raise
-        failure = {"msg": f"The server ended the run: {str(error).strip()}. Run again: the ledger tells what was done."}
-    finally:
-        if backend is not None:
-            backend.close()
-    if failure:
-        failure["msg"] = f"Set {params['set_name']}, database {params['database']}: {failure['msg']}"
-        module.fail_json(**failure)
-    module.exit_json(**result)
+        message = f"{str(error)[:1].upper()}{str(error)[1:]}" + (f" (line {error.line})" if error.line else "")
+    except (Refused, LedgerError, LockTaken, *work.backend.errors) as error:
+        message = str(error).strip()
+    work.backend.close()
+    module.fail_json(msg=f"Set {params['set_name']}, database {params['database']}: {message}", **more)
 
 
 if __name__ == "__main__":
