@@ -1,0 +1,114 @@
+# Copyright: FrameWorks platform team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""ClickHouse Keeper as it answers the four-letter commands of ZooKeeper."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+
+from ansible.module_utils.common.text.converters import to_text
+
+_NOT_SERVING = "not currently serving"
+_LIMIT = 1 << 20  # bytes; mntr answers with a few thousand
+
+
+def majority(count):
+    """How many of `count` Keepers have to serve."""
+    return count // 2 + 1
+
+
+class Keeper:
+    """One Keeper at one moment. problem: why it does not serve, or empty.
+
+    state: leader, follower, observer or standalone. synced: followers in step with a leader. version: text.
+    """
+
+    def __init__(self, host, port):
+        self.host, self.port = host, port
+        self.problem, self.state, self.version, self.synced = "", "", "", 0
+
+    @property
+    def serves(self):
+        """Whether it is part of the quorum."""
+        return not self.problem and self.state != "observer"
+
+    @property
+    def leads(self):
+        """Whether it is the quorum's leader."""
+        return self.state in ("leader", "standalone")
+
+    def summary(self):
+        """For a task's result."""
+        return {
+            "host": self.host, "port": self.port, "problem": self.problem, "state": self.state, "version": self.version,
+        }
+
+
+def tls_context(params):
+    """The ssl.SSLContext for `params`: validate_certs, ca_cert, client_cert, client_key. Raises OSError, ValueError."""
+    context = ssl.create_default_context(cafile=params.get("ca_cert"))
+    if not params.get("validate_certs", True):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if params.get("client_cert"):
+        context.load_cert_chain(params["client_cert"], params.get("client_key"))
+    return context
+
+
+def ask(host, port, command, timeout, context=None):
+    """The answer's text to a four-letter command. Raises OSError."""
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection((host, port), timeout))
+        if context:
+            connection = stack.enter_context(context.wrap_socket(connection, server_hostname=host))
+        connection.sendall(command.encode())
+        received = bytearray()
+        while len(received) < _LIMIT:
+            block = connection.recv(65536)
+            if not block:
+                break
+            received += block
+    return to_text(bytes(received), errors="replace")
+
+
+def read_keeper(host, port, timeout=5, context=None):
+    """A Keeper; what stands in the way is its `problem`."""
+    keeper = Keeper(host, port)
+    try:
+        answer = ask(host, port, "mntr", timeout, context)
+    except ssl.SSLCertVerificationError as error:
+        keeper.problem = f"the certificate on port {port} is not accepted: {error.verify_message or error}"
+    except ssl.SSLError as error:
+        keeper.problem = f"no TLS handshake on port {port} ({error.reason or error}): is this its TLS port?"
+    except socket.timeout:
+        keeper.problem = f"no answer on port {port} within {timeout} s{'' if context else ': does it speak TLS?'}"
+    except ConnectionRefusedError:
+        keeper.problem = f"nothing listens on port {port}"
+    except ConnectionResetError:
+        keeper.problem = f"it ends the connection on port {port}: is this its {'TLS' if context else 'plain'} port?"
+    except OSError as error:
+        keeper.problem = f"port {port} cannot be reached: {error.strerror or error}"
+    else:
+        _understand(keeper, answer)
+    return keeper
+
+
+def _understand(keeper, answer):
+    facts = dict(line.split("\t", 1) for line in answer.splitlines() if "\t" in line)
+    if _NOT_SERVING in answer:
+        keeper.problem = "it runs, but is not part of a quorum"
+    elif "zk_server_state" not in facts:
+        said = answer.strip().splitlines()[0][:100] if answer.strip() else "nothing"
+        keeper.problem = (
+            f"what listens on port {keeper.port} does not answer mntr like a Keeper ({said!r}); is mntr in its "
+            "four_letter_word_white_list?"
+        )
+    else:
+        keeper.state = facts["zk_server_state"].strip()
+        keeper.version = facts.get("zk_version", "").split("-", 1)[0].lstrip("v")
+        with contextlib.suppress(ValueError):
+            keeper.synced = int(float(facts.get("zk_synced_followers", "0")))
