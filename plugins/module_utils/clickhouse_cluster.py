@@ -153,7 +153,8 @@ class Cluster:
         wanted = {(other.host, other.shard) for other in self.nodes}
         configured = {(row["host"], row["shard"]) for row in node.members}
         if any(other.shard is None for other in self.nodes):
-            wanted, configured = {(host, None) for host, _shard in wanted}, {(host, None) for host, _ in configured}
+            wanted = {(host, None) for host, _shard in wanted}
+            configured = {(host, None) for host, _shard in configured}
         found = []
         for text, difference in (("lacks", wanted - configured), ("still has", configured - wanted)):
             if difference:
