@@ -242,7 +242,7 @@ def test_what_the_file_cannot_hold_is_said_and_nothing_is_written(declared, user
 
 
 def validate():
-    return f"{sys.executable} {ENGINE}/launcher.py --check {library()} %s"
+    return f"{sys.executable} {ENGINE}/launcher.py --check-users {library()} %s"
 
 
 @pytest.mark.parametrize(("users", "options", "message"), [

@@ -1,7 +1,11 @@
 """Run the ClickHouse engine of libchdb.so as a server.
 
-    launcher.py LIBRARY --config-file=CONFIG         serve until SIGTERM
-    launcher.py --check LIBRARY USERS_XML [CONFIG]   let the engine read the files; status 0 if it takes them
+    launcher.py LIBRARY --config-file=FILE [--revision=WORD]   serve until SIGTERM
+    launcher.py --check-users LIBRARY FILE                     let the engine read a users.xml and end
+    launcher.py --check-config LIBRARY FILE                    let it read a file of config.d
+
+WORD is not used: it tells whoever lists processes which configuration this one has. A check ends with status 0 if the
+engine takes the file.
 
 The library's C function chdb_query_cmdline(argc, argv) takes clickhouse-local's command line, and clickhouse-local
 opens ClickHouse's own listeners on SYSTEM START LISTEN. The call does not return while its last query runs, so this
@@ -11,7 +15,6 @@ process is the server. What the engine has against its files or queries goes to 
 import ctypes
 import os
 import resource
-import shutil
 import sys
 import tempfile
 from xml.sax.saxutils import escape
@@ -46,32 +49,44 @@ def serve(library, options):
     return 1  # it came to an end that nobody asked for
 
 
-def check(library, users, config=None):
+NOBODY = "<clickhouse><profiles><default/></profiles><users><default><no_password/></default></users></clickhouse>"
+
+
+def check(library, users=None, config=None):
     """Let the engine read the files in a directory of its own; 0 if it takes them.
 
-    `config` is config.xml with its config.d beside it. Data and log that it names are left alone.
+    Data directory and log that a configuration names are left alone.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        parts = os.path.join(scratch, "config.d")
-        target = os.path.join(scratch, "config.xml")
-        if config is None:
-            with open(target, "w", encoding="utf-8") as file:
-                file.write("<clickhouse/>")
-            os.mkdir(parts)
-        else:
-            shutil.copy(config, target)
-            shutil.copytree(os.path.join(os.path.dirname(os.path.abspath(config)), "config.d"), parts)
-        with open(os.path.join(parts, "zz-check.xml"), "w", encoding="utf-8") as file:
-            file.write(
-                f"<clickhouse><path>{scratch}/</path><users_config>{escape(os.path.abspath(users))}</users_config>"
-                '<logger replace="replace"/></clickhouse>'
-            )
-        return 0 if run(library, [f"--config-file={target}"], "SELECT 1") else 1
+        def write(name, text):
+            path = os.path.join(scratch, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+            return path
+
+        users = os.path.abspath(users) if users else write("users.xml", NOBODY)
+        if config:
+            with open(config, encoding="utf-8") as file:
+                write("config.d/a.xml", file.read())
+        write("config.d/b.xml", (
+            f"<clickhouse><path>{scratch}/</path><users_config>{escape(users)}</users_config>"
+            '<logger replace="replace"/></clickhouse>'
+        ))
+        main = write("config.xml", "<clickhouse/>")
+        return 0 if run(library, [f"--config-file={main}"], "SELECT 1") else 1
+
+
+def main(arguments):
+    """Do what the arguments say; the exit status."""
+    if len(arguments) == 3 and arguments[0] == "--check-users":
+        return check(arguments[1], users=arguments[2])
+    if len(arguments) == 3 and arguments[0] == "--check-config":
+        return check(arguments[1], config=arguments[2])
+    if len(arguments) < 2 or arguments[0].startswith("-"):
+        return __doc__
+    return serve(arguments[0], [option for option in arguments[1:] if not option.startswith("--revision=")])
 
 
 if __name__ == "__main__":
-    if len(sys.argv) in (4, 5) and sys.argv[1] == "--check":
-        sys.exit(check(*sys.argv[2:]))
-    if len(sys.argv) < 3 or sys.argv[1].startswith("-"):
-        sys.exit(__doc__)
-    sys.exit(serve(sys.argv[1], sys.argv[2:]))
+    sys.exit(main(sys.argv[1:]))

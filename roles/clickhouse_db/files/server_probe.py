@@ -1,0 +1,168 @@
+"""Say in one JSON object what the role has to know about a host that runs ClickHouse's own packages.
+
+The question is a JSON object, the argument; answer() describes both.
+"""
+
+import glob
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+
+LISTENING = "0A"
+
+
+def content(path):
+    """A small file's text, empty where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def digest(path):
+    """A file's SHA-256, or None where there is none that can be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except OSError:
+        return None
+
+
+def output(*command):
+    """What a command prints, empty where it fails or is not there."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def system():
+    """The distribution's ID, the IDs of those that it is like, and what package manager is there."""
+    release = {
+        name: value.strip('"')
+        for name, _equals, value in (line.partition("=") for line in content("/etc/os-release").splitlines()) if value
+    }
+    manager = next((name for name in ("apt-get", "dnf", "yum") if shutil.which(name)), None)
+    return {
+        "name": release.get("PRETTY_NAME", ""), "machine": platform.machine(), "uid": os.geteuid(),
+        "systemd": os.path.isdir("/run/systemd/system"), "packages": {"apt-get": "deb"}.get(manager, manager and "rpm"),
+    }
+
+
+def packages(names):
+    """{name: version} of the installed ones, and which of them are held."""
+    if shutil.which("dpkg-query"):
+        lines = output("dpkg-query", "-W", "-f", "${Package}\t${Version}\t${db:Status-Abbrev}\n", *names).splitlines()
+        rows = [line.split("\t") for line in lines]
+        return {
+            "installed": {row[0]: row[1] for row in rows if row[2][1] == "i"},
+            "held": [row[0] for row in rows if row[2][0] == "h"],
+        }
+    rows = [line.split("\t") for line in output("rpm", "-q", "--qf", "%{NAME}\t%{VERSION}\n", *names).splitlines()]
+    return {"installed": {row[0]: row[1] for row in rows if len(row) == 2}, "held": []}
+
+
+def services(units):
+    """{unit: state}. `configuration` is what the running process was started with, None where it does not say."""
+    found = {}
+    for unit in units:
+        lines = output(
+            "systemctl", "show", "--property=LoadState,ActiveState,UnitFileState,MainPID", f"{unit}.service"
+        ).splitlines()
+        shown = dict(line.split("=", 1) for line in lines if "=" in line)
+        number = int(shown.get("MainPID") or 0)
+        environment = dict(
+            entry.partition("=")[::2] for entry in content(f"/proc/{number}/environ").split("\0")
+        ) if number else {}
+        found[unit] = {
+            "present": shown.get("LoadState") == "loaded", "active": shown.get("ActiveState") == "active",
+            "enabled": shown.get("UnitFileState") == "enabled", "pid": number,
+            "configuration": environment.get("FRAMEWORKS_CONFIGURATION"),
+        }
+    return found
+
+
+def listeners(ports):
+    """{port: the name of the program that listens on it} for those of `ports` that are taken; "?" where unknown."""
+    inodes = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in content(table).splitlines()[1:]:
+            words = line.split()
+            port = int(words[1].rsplit(":", 1)[1], 16)
+            if words[3] == LISTENING and port in ports:
+                inodes[words[9]] = port
+    found = {str(port): "?" for port in inodes.values()}
+    for link in glob.iglob("/proc/[0-9]*/fd/*") if inodes else ():
+        try:
+            inode = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(link))
+        except OSError:
+            continue  # it has ended
+        if inode and inode.group(1) in inodes:
+            words = content(f"/proc/{link.split('/')[2]}/cmdline").split("\0")
+            names = [os.path.basename(word) for word in words]
+            # An interpreter is not what an operator would look for.
+            found[str(inodes[inode.group(1)])] = names[1] if re.fullmatch(r"python[\d.]*", names[0]) else names[0]
+    return found
+
+
+def certificate(path, key):
+    """The certificate as PEM and whether the key fits, None where there is none."""
+    pem = content(path)
+    if not pem:
+        return None
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, key)
+        fits = True
+    except (OSError, ssl.SSLError):
+        fits = False
+    return {"pem": pem, "key_fits": fits}
+
+
+def addresses(name):
+    """What the host's own address resolves to on it, and which of that is another host's."""
+    try:
+        found = sorted({entry[4][0] for entry in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)})
+    except OSError as error:
+        return {"resolved": [], "foreign": [], "error": error.strerror or str(error)}
+    foreign = []
+    for one in found:
+        with socket.socket(socket.AF_INET6 if ":" in one else socket.AF_INET) as probe:
+            try:
+                probe.bind((one, 0))
+            except OSError:
+                foreign.append(one)
+    return {"resolved": found, "foreign": foreign, "error": None}
+
+
+def answer(question):
+    """What is asked for.
+
+    question: `files`, paths to hash; `directories`; `packages`, names; `units`; `ports`; `certificate` and `key`, paths;
+    `address`; `link`, a path; `macros`, a configuration file with <macros>.
+    """
+    macros = re.search(r"<macros\b[^>]*>(.*?)</macros>", content(question["macros"]), re.S)
+    return {
+        "system": system(),
+        "files": {path: digest(path) for path in question["files"]},
+        "directories": {path: os.path.isdir(path) for path in question["directories"]},
+        "packages": packages(question["packages"]),
+        "services": services(question["units"]),
+        "ports": listeners(set(question["ports"])),
+        "certificate": certificate(question["certificate"], question["key"]),
+        "addresses": addresses(question["address"]),
+        "link": os.path.realpath(question["link"]) if os.path.lexists(question["link"]) else None,
+        "macros": dict(re.findall(r"<(\w+)>([^<]*)</", macros.group(1))) if macros else {},
+        "data": os.path.isdir(os.path.join(question["data"], "metadata")),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(answer(json.loads(sys.argv[1]))))
