@@ -227,7 +227,9 @@ extends_documentation_fragment:
   - frameworks.database.postgres
 attributes:
   check_mode:
-    description: Nothing is run; RV(statements) is what would be.
+    description:
+      - Nothing is run; RV(statements) is what would be.
+      - A server that cannot be reached yet is no failure; RV(unreachable) says why it could not be asked.
     support: full
   diff_mode:
     description: The states before and after, and the statements, with passwords masked.
@@ -335,6 +337,10 @@ users:
   type: list
   elements: str
   sample: [frameworks_user]
+unreachable:
+  description: Why the server could not be asked.
+  returned: in check mode, where it could not
+  type: str
 databases:
   description: Names of the databases that were created, altered or dropped.
   returned: success
@@ -355,6 +361,7 @@ from contextlib import ExitStack, closing
 from ansible_collections.frameworks.database.plugins.module_utils.declared import DeclarationModule
 from ansible_collections.frameworks.database.plugins.module_utils.postgres import (
     LOGIN_SPEC,
+    ConnectionFailed,
     PostgresError,
     server_address,
 )
@@ -428,6 +435,12 @@ def main():
         )
         try:
             changes = access.provision()
+        except ConnectionFailed as error:
+            if not module.check_mode or error.reason not in ("driver", "unreachable"):
+                module.fail_json(msg=str(error), statements=access.kept)
+            # An earlier task of the same play may be what brings the server or the driver.
+            module.warn(f"{error} Nothing is known about what is there.")
+            module.exit_json(changed=True, unreachable=str(error), statements=[], users=[], databases=[], grants=[])
         except (PostgresError, Refused, StatementFailed) as error:
             module.fail_json(msg=str(error), statements=access.kept)
     result = {

@@ -132,6 +132,21 @@ def test_an_unreachable_server(postgres):
         access(postgres, login=postgres.login(login_port=port))
 
 
+@pytest.mark.parametrize("missing", ["server", "driver"])
+def test_a_check_does_not_need_what_an_apply_would_bring(postgres, monkeypatch, missing):
+    login = postgres.login(login_port=free_port()) if missing == "server" else postgres.login()
+    if missing == "driver":
+        monkeypatch.setattr(engines, "psycopg2", None)
+    result = access(postgres, check=True, login=login, users=[{"name": "a", "password": "b"}])
+    assert result["changed"] and not result["statements"]
+    assert {"server": "Connection refused", "driver": "python3-psycopg2"}[missing] in result["unreachable"]
+
+
+def test_a_check_fails_where_an_apply_would(postgres):
+    with pytest.raises(ModuleFailed, match="password authentication failed"):
+        access(postgres, check=True, login=postgres.login(login_password="wrong"))
+
+
 def test_a_refused_statement_takes_its_transaction_back(postgres, unique):
     """An admin who may create users but not superusers: the first user is not left behind."""
     postgres.query(f"CREATE ROLE {unique} LOGIN CREATEROLE PASSWORD 'admin password'")
