@@ -62,7 +62,7 @@ _CAUSES = (
     ("unreachable", "Connection refused", "start the server, or check {where}"),
     ("unreachable", "No such file or directory", "start the server, or check {where}"),
     ("unreachable", "timeout expired", "check {where} and the firewall between, or raise connect_timeout"),
-    ("unreachable", "could not translate host name", "check login_host"),
+    ("host", "could not translate host name", "check login_host"),
     ("unreachable", "", "check {where}, ssl_mode and the server's log"),
 )
 
@@ -74,7 +74,7 @@ class PostgresError(Exception):
 class ConnectionFailed(PostgresError):
     """No connection.
 
-    `reason` is one of driver, password, peer, tls, hba, login, user, database, limit, busy, unreachable.
+    `reason` is one of driver, password, peer, tls, hba, login, user, database, limit, busy, host, unreachable.
     """
 
     def __init__(self, message, reason):

@@ -229,7 +229,7 @@ attributes:
   check_mode:
     description:
       - Nothing is run; RV(statements) is what would be.
-      - A server that cannot be reached yet is no failure; RV(unreachable) says why it could not be asked.
+      - A server that cannot be reached yet is no failure; RV(unasked) says why it could not be asked.
     support: full
   diff_mode:
     description: The states before and after, and the statements, with passwords masked.
@@ -337,7 +337,7 @@ users:
   type: list
   elements: str
   sample: [frameworks_user]
-unreachable:
+unasked:
   description: Why the server could not be asked.
   returned: in check mode, where it could not
   type: str
@@ -440,7 +440,7 @@ def main():
                 module.fail_json(msg=str(error), statements=access.kept)
             # An earlier task of the same play may be what brings the server or the driver.
             module.warn(f"{error} Nothing is known about what is there.")
-            module.exit_json(changed=True, unreachable=str(error), statements=[], users=[], databases=[], grants=[])
+            module.exit_json(changed=True, unasked=str(error), statements=[], users=[], databases=[], grants=[])
         except (PostgresError, Refused, StatementFailed) as error:
             module.fail_json(msg=str(error), statements=access.kept)
     result = {

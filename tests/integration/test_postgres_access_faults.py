@@ -139,7 +139,7 @@ def test_a_check_does_not_need_what_an_apply_would_bring(postgres, monkeypatch, 
         monkeypatch.setattr(engines, "psycopg2", None)
     result = access(postgres, check=True, login=login, users=[{"name": "a", "password": "b"}])
     assert result["changed"] and not result["statements"]
-    assert {"server": "Connection refused", "driver": "python3-psycopg2"}[missing] in result["unreachable"]
+    assert {"server": "Connection refused", "driver": "python3-psycopg2"}[missing] in result["unasked"]
 
 
 def test_a_check_fails_where_an_apply_would(postgres):

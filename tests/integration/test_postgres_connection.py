@@ -47,7 +47,7 @@ def test_connect_over_the_socket(postgres, postgres_database):
         ({"login_db": "not there"}, "database", "database not there.*check login_db"),
         ({"ssl_mode": "require"}, "tls", "ssl_mode to disable"),
         ({"ssl_mode": "verify-full", "ca_cert": "/nowhere/ca.crt"}, "tls", "TLS on in the server"),
-        ({"login_host": "no.such.host.invalid"}, "unreachable", "check login_host"),
+        ({"login_host": "no.such.host.invalid"}, "host", "check login_host"),
         ({"login_unix_socket": "/nowhere"}, "unreachable", "/nowhere/.s.PGSQL.*login_unix_socket"),
         ({"login_password": "a\0b"}, "unreachable", "Cannot log in"),
     ],
