@@ -35,11 +35,19 @@ def strangers(paths, mark):
     return found
 
 
+def namespace(process):
+    """The process's PID namespace, or None where that cannot be seen."""
+    try:
+        return os.readlink(f"/proc/{process}/ns/pid")
+    except OSError:
+        return None
+
+
 def processes():
-    """{number: command line as a list} of all processes."""
+    """{number: command line as a list} of all processes but those of containers that run on this machine."""
     found = {}
     for entry in os.listdir("/proc"):
-        if entry.isdigit():
+        if entry.isdigit() and namespace(entry) in (namespace("self"), None):
             try:
                 with open(f"/proc/{entry}/cmdline", "rb") as file:
                     found[int(entry)] = [os.fsdecode(part) for part in file.read().split(b"\0")[:-1]]
