@@ -63,7 +63,7 @@ _CAUSES = (
     ("unreachable", "No such file or directory", "start the server, or check {where}"),
     ("unreachable", "timeout expired", "check {where} and the firewall between, or raise connect_timeout"),
     ("host", "could not translate host name", "check login_host"),
-    ("unreachable", "", "check {where}, ssl_mode and the server's log"),
+    ("other", "", "check {where}, ssl_mode and the server's log"),
 )
 
 
