@@ -106,6 +106,12 @@ lines:
   type: list
   elements: str
   sample: ["ok       postgresql  log in: PostgreSQL 15.18 as frameworks_user"]
+servers:
+  description: Where the servers are and who logged in, a line each; none for a server that let nobody in.
+  returned: always
+  type: list
+  elements: str
+  sample: ["PostgreSQL 15.18 on localhost:5432, database frameworks, as frameworks_user"]
 failures:
   description: The lines of the checks that failed.
   returned: always
@@ -142,6 +148,7 @@ class Checks:
 
     def __init__(self):
         self.results = []
+        self.servers = []
 
     def add(self, server, check, ok, detail):
         """Note one check and return `ok`."""
@@ -192,7 +199,9 @@ def check_postgres(url, params, checks):
     with connection, connection.cursor() as cursor:
         cursor.execute("SELECT current_user, version()")
         user, version = cursor.fetchone()
-        checks.add(server, "log in", True, f"{' '.join(version.split()[:2])} as {user}")
+        title, at = " ".join(version.split()[:2]), connection.info
+        checks.add(server, "log in", True, f"{title} as {user}")
+        checks.servers.append(f"{title} on {at.host}:{at.port}, database {at.dbname}, as {user}")
         check_wrong_password(url, checks)
         if (connection.info.dsn_parameters.get("sslmode") or "prefer") in ("require", "verify-ca", "verify-full"):
             checks.add(server, "encrypted", connection.info.ssl_in_use, connection.info.ssl_attribute("protocol"))
@@ -270,6 +279,7 @@ def check_clickhouse(variables, params, checks):
         checks.add(server, "log in", False, error)
         return
     checks.add(server, "log in", True, f"ClickHouse {version} as {user}")
+    checks.servers.append(f"ClickHouse {version} on {client.address}, database {database}, as {user}")
     try:
         Client({**login, "login_password": secrets.token_hex(16)}).execute("SELECT 1")
     except AuthenticationFailed:
@@ -322,7 +332,9 @@ def main():
     except ClickHouseError as error:
         checks.add("clickhouse", "look around", False, error)
     failures = [line for line, item in zip(checks.lines(), checks.results) if not item["ok"]]
-    module.exit_json(changed=False, checks=checks.results, lines=checks.lines(), failures=failures)
+    module.exit_json(
+        changed=False, checks=checks.results, lines=checks.lines(), servers=checks.servers, failures=failures,
+    )
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ def test_all_is_well(settings_file):
     result = verify(settings_file())
     assert failed(result) == [] and result["failures"] == []
     assert len(result["checks"]) == len(result["lines"]) == 11
+    assert [line.partition(" on ")[0].partition(" ")[0] for line in result["servers"]] == ["PostgreSQL", "ClickHouse"]
     assert PASSWORD not in str(result)
 
 
