@@ -95,7 +95,9 @@ node:
   type: dict
   contains:
     system:
-      description: Operating system, architecture, memory in MB, whether systemd runs it, transparent huge pages.
+      description: >-
+        Operating system, architecture, memory in MB, whether systemd runs it, transparent huge pages, and whether
+        Python has psycopg2.
       type: dict
     disks:
       description: File system of each data directory, or of the directory where it would be made.
@@ -162,6 +164,7 @@ node:
 import contextlib
 import glob
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -204,7 +207,7 @@ def system():
         "id": release.get("ID", ""), "version": release.get("VERSION_ID", ""), "name": release.get("PRETTY_NAME", ""),
         "machine": platform.machine(), "memory_mb": int(memory.group(1)) // 1024 if memory else 0,
         "systemd": os.path.isdir("/run/systemd/system"), "huge_pages": huge.group(1) if huge else None,
-        "python": platform.python_version(),
+        "python": platform.python_version(), "driver": importlib.util.find_spec("psycopg2") is not None,
     }
 
 
