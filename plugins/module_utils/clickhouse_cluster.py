@@ -99,13 +99,14 @@ class Cluster:
         """Every version that runs, sorted."""
         return sorted({node.version for node in self.nodes if node.version})
 
-    def problems(self, max_delay=30, lost_parts=0, without=None):
+    def problems(self, max_delay=30, lost_parts=0, without=None, part="all"):
         """What is wrong, as sentences; none for a healthy cluster.
 
         max_delay: seconds that a replica may lag behind. lost_parts: how many of a table are known and accepted.
-        without: a host whose troubles do not count, because it may be down.
+        without: a host whose troubles do not count, because it may be down; part: only its server, or its keeper.
         """
         found = []
+        keeper, without = (None if part == "server" else without), (None if part == "keeper" else without)
         for node in self.nodes:
             if node.host == without:
                 continue
@@ -115,13 +116,15 @@ class Cluster:
             found += self._membership(node) + self._keeper_session(node) + self._tables(node, max_delay, lost_parts)
         found += self._inactive(without)
         found += self._missing(without)
-        return found + self._keepers(without)
+        return found + self._keepers(keeper)
 
-    def risks(self, host):
-        """Why the cluster cannot do without `host` besides what problems() says, as sentences."""
+    def risks(self, host, part="all"):
+        """Why the cluster cannot do without `host`, or a part of it, besides what problems() says, as sentences."""
         node = next((node for node in self.nodes if node.host == host), None)
         found = []
-        if node is not None:
+        if node is None and host not in {keeper.host for keeper in self.keepers}:
+            found.append(f"{host} is none of the cluster's hosts: {', '.join(one.host for one in self.nodes)}")
+        if node is not None and part != "keeper":
             peers = [other for other in self.nodes if other.shard == node.shard and other is not node]
             if not peers:
                 found.append(
@@ -134,11 +137,9 @@ class Cluster:
                 if peers and not others:
                     table = f"{row['database']}.{row['table']}"
                     found.append(f"{table} has no other active replica than that on {node.name}")
-        elif host not in {keeper.host for keeper in self.keepers}:
-            found.append(f"{host} is none of the cluster's hosts: {', '.join(one.host for one in self.nodes)}")
         left = [keeper for keeper in self.keepers if keeper.serves and keeper.host != host]
         needed = majority(len(self.keepers))
-        if len(left) < needed and any(keeper.host == host for keeper in self.keepers):
+        if part != "server" and len(left) < needed and any(keeper.host == host for keeper in self.keepers):
             found.append(
                 f"without the Keeper on {host}, {len(left)} of {len(self.keepers)} Keepers serve; {needed} have to, "
                 "or all tables become read-only"

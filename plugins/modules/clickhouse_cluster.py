@@ -38,7 +38,7 @@ options:
   nodes:
     description:
       - The hosts that the cluster should have. With them, a host that does not answer has no say in who is a member.
-      - Left out, they are what the configuration of O(login_host) says.
+      - Left out, they are what the configuration of O(login_host) says. With an empty list only Keepers are looked at.
     type: list
     elements: dict
     suboptions:
@@ -70,6 +70,11 @@ options:
         troubles do not count.
       - It may be a host of O(nodes), of O(keepers), or both.
     type: str
+  part:
+    description: What of O(take_down) is about to be stopped, where a host is both.
+    type: str
+    choices: [all, server, keeper]
+    default: all
   accept_unavailable:
     description: >-
       Whether O(take_down) may take the last replica of a shard, or the majority of the Keepers, out of service. For
@@ -207,6 +212,7 @@ SPEC = {
     "keepers": {"type": "list", "elements": "str", "default": []},
     "keeper_tls": {"type": "bool"},
     "take_down": {"type": "str"},
+    "part": {"type": "str", "choices": ["all", "server", "keeper"], "default": "all"},
     "accept_unavailable": {"type": "bool", "default": False},
     "max_delay": {"type": "int", "default": 30},
     "lost_parts": {"type": "int", "default": 0},
@@ -231,9 +237,11 @@ def look(params, addresses):
     """The Cluster as it is now, all hosts and Keepers asked at once. Raises ClickHouseError, OSError, ValueError."""
     secure = params["tls"] if params["keeper_tls"] is None else params["keeper_tls"]
     context = tls_context(params) if secure and addresses else None
-    members = params["nodes"] or read_members(Client(params), params["cluster"])
-    if not members:
-        raise ValueError(f"{params['login_host']} knows no cluster {params['cluster']!r} (remote_servers)")
+    members = params["nodes"]
+    if members is None:
+        members = read_members(Client(params), params["cluster"])
+        if not members:
+            raise ValueError(f"{params['login_host']} knows no cluster {params['cluster']!r} (remote_servers)")
     with ThreadPoolExecutor(max_workers=16) as pool:
         nodes = [
             pool.submit(read_node, params, params["cluster"], one["host"], one["shard"], one.get("replica"))
@@ -242,20 +250,20 @@ def look(params, addresses):
         keepers = [pool.submit(read_keeper, *address, params["timeout"], context) for address in addresses]
         return Cluster(
             params["cluster"], [node.result() for node in nodes], [keeper.result() for keeper in keepers],
-            declared=bool(params["nodes"]),
+            declared=params["nodes"] is not None,
         )
 
 
 def judge(cluster, params):
     """The task's result for what was seen."""
     without = params["take_down"]
-    problems = cluster.problems(params["max_delay"], params["lost_parts"], without)
+    problems = cluster.problems(params["max_delay"], params["lost_parts"], without, params["part"])
     result = {
         "healthy": not problems, "problems": problems, "versions": cluster.versions(),
         "nodes": [node.summary() for node in cluster.nodes], "keepers": [one.summary() for one in cluster.keepers],
     }
     if without:
-        risks = cluster.risks(without)
+        risks = cluster.risks(without, params["part"])
         result.update(risks=risks, safe=not problems and (not risks or params["accept_unavailable"]))
     return result
 

@@ -119,6 +119,28 @@ def test_the_quorum_of_keepers_is_kept(cluster):
     assert "Keeper has no quorum: 1 of 3 serve, 2 have to" in result["problems"]
 
 
+def test_a_host_that_is_server_and_keeper_can_lose_one_of_them(cluster):
+    only(cluster.hosts[TWO].tables, absolute_delay=99)
+    with pytest.raises(ModuleFailed, match="99 s behind"):
+        look(cluster, take_down=TWO, part="keeper")
+    assert look(cluster, take_down=TWO, part="server")["safe"]
+    only(cluster.hosts[TWO].tables, absolute_delay=0)
+    cluster.keepers[TWO].facts = "This instance is not currently serving requests"
+    with pytest.raises(ModuleFailed, match="not part of a quorum"):
+        look(cluster, take_down=TWO, part="server")
+    cluster.keepers[ONE].facts.update(zk_synced_followers=1)
+    assert look(cluster, take_down=TWO, part="keeper")["safe"]
+
+
+def test_keepers_are_looked_at_before_there_are_servers(cluster):
+    for host in list(cluster.hosts):
+        cluster.hosts.pop(host).close()
+    assert look(cluster, nodes=[])["healthy"]
+    cluster.keepers.pop(TWO).close()
+    with pytest.raises(ModuleFailed, match="Keeper on 127.0.1.2: nothing listens"):
+        look(cluster, nodes=[])
+
+
 def test_a_shard_without_a_second_replica_says_so_and_can_be_accepted(cluster):
     nodes = [{"host": ONE, "shard": 1}, {"host": THREE, "shard": 2}]
     for host in (ONE, THREE):
