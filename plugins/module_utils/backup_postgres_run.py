@@ -1,0 +1,335 @@
+# Copyright: FrameWorks platform team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Back up and restore PostgreSQL and YugabyteDB with their own programs."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import urllib.parse
+
+from . import backup_postgres as contents
+from . import postgres
+from .backup_folder import BackupError, now, require_space
+from .backup_run import Different
+from .postgres import NAME_BYTES, quote_identifier
+
+PROOF_MARK = "frameworks.database: a proof of a backup, to be dropped"
+_PROGRAM_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
+_TERMINATE = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ANY(%s) AND pid <> pg_backend_pid()
+"""
+_MEMBERSHIPS = """
+SELECT pg_get_userbyid(roleid), pg_get_userbyid(member), admin_option FROM pg_auth_members
+WHERE pg_get_userbyid(member) !~ '^pg_'
+"""
+
+
+class Programs:
+    """The server's own backup programs, run with the login of `params`.
+
+    The password is in a file of mode 0600 below `scratch` for as long as the context lasts. pass_fds: file descriptors
+    that a program keeps open.
+    """
+
+    pass_fds = ()
+
+    def __init__(self, params, dialect, scratch):
+        self.params, self.dialect, self.scratch = params, dialect, scratch
+        yugabyte = dialect.name == "yugabytedb"
+        self.dump, self.dumpall = ("ysql_dump", "ysql_dumpall") if yugabyte else ("pg_dump", "pg_dumpall")
+        self.shell = "ysqlsh" if yugabyte else "psql"
+        self._passwords = None
+
+    def __enter__(self):
+        password = self.params.get("login_password")
+        if password:
+            if "\n" in password:
+                raise BackupError("login_password has a line break: libpq's password file cannot hold it.")
+            handle, self._passwords = tempfile.mkstemp(dir=self.scratch)
+            with open(handle, "w", encoding="utf-8") as file:
+                file.write("*:*:*:*:" + password.replace("\\", "\\\\").replace(":", "\\:") + "\n")
+        return self
+
+    def __exit__(self, *_reason):
+        if self._passwords:
+            os.unlink(self._passwords)
+
+    def _find(self, name):
+        """The program's path: in bin_dir, else the lowest installed version that is not older than the server."""
+        folder = self.params.get("bin_dir")
+        if folder:
+            found = shutil.which(name, path=folder)
+            if found is None:
+                raise BackupError(f"There is no program {name} in {folder}: check bin_dir.")
+            return found
+        versions = sorted(
+            (int(re.search(r"(\d+)/bin$", path).group(1)), path) for pattern in _PROGRAM_FOLDERS
+            for path in glob.glob(pattern) if re.search(r"\d/bin$", path) and shutil.which(name, path=path)
+        )
+        major = self.dialect.version[0]
+        fit = [path for version, path in versions if version >= major]
+        found = shutil.which(name, path=fit[0]) if fit else shutil.which(name)
+        if found is None:
+            raise BackupError(
+                f"There is no program {name} on this host: install the client programs of {self.dialect.title} {major} "
+                "or newer (on Debian postgresql-client), or say in bin_dir where they are."
+            )
+        return found
+
+    def _environment(self):
+        params = self.params
+        values = {
+            "PGHOST": params.get("login_unix_socket") or params["login_host"], "PGPORT": params["login_port"],
+            "PGUSER": params["login_user"], "PGDATABASE": params["login_db"], "PGPASSFILE": self._passwords,
+            "PGSSLMODE": params["ssl_mode"], "PGSSLROOTCERT": params["ca_cert"], "PGSSLCERT": params["ssl_cert"],
+            "PGSSLKEY": params["ssl_key"], "PGCONNECT_TIMEOUT": params["connect_timeout"],
+            "PGAPPNAME": "frameworks.database", "LC_ALL": "C.UTF-8",
+        }
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        return {**kept, **{name: str(value) for name, value in values.items() if value}}
+
+    def version(self):
+        """What the dump program says of itself."""
+        return subprocess.run(
+            [self._find(self.dump), "--version"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        ).stdout.strip()
+
+    def run(self, what, name, *words, stdin=None):
+        """Run a program that asks for nothing; `stdin` is a readable file. BackupError with what it said."""
+        with tempfile.TemporaryFile(dir=self.scratch) as said:
+            with subprocess.Popen(
+                [self._find(name), "--no-password", *words], env=self._environment(), pass_fds=self.pass_fds,
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL, stdout=said, stderr=said,
+            ) as process:
+                try:
+                    if stdin:
+                        with contextlib.suppress(BrokenPipeError):  # then it says itself why it ended
+                            shutil.copyfileobj(stdin, process.stdin, 1 << 20)
+                            process.stdin.close()
+                    process.wait()
+                except BaseException:
+                    process.kill()
+                    raise
+            if process.returncode:
+                said.seek(max(said.seek(0, os.SEEK_END) - 2000, 0))
+                text = said.read().decode(errors="replace").strip()
+                raise BackupError(f"{what}: {name} failed with status {process.returncode}. It said: {text}")
+
+
+class PostgresBackup:
+    """Backups of one server. `connection` is an administrator's; `programs` are running as a context."""
+
+    def __init__(self, params, connection, programs):
+        self.params, self.connection, self.programs = params, connection, programs
+        self.dialect = programs.dialect
+
+    def begin(self, handle):
+        """Let the programs hold the lock `handle` too: one that outlives this process still writes."""
+        self.programs.pass_fds = (handle,)
+
+    def _query(self, sql, values=None):
+        return contents.query(self.connection, sql, values)
+
+    def exists(self, database):
+        """Whether the server has a database of that name."""
+        return bool(self._query("SELECT 1 FROM pg_database WHERE datname = %s", (database,)))
+
+    def size(self, databases):
+        """Bytes of the databases together. BackupError where one does not exist."""
+        known = dict(self._query("SELECT datname, pg_database_size(oid) FROM pg_database WHERE NOT datistemplate"))
+        missing = [name for name in databases if name not in known]
+        if missing:
+            raise BackupError(
+                f"There is no database {', '.join(missing)} on {postgres.server_address(self.params)}. "
+                f"There are: {', '.join(sorted(known))}."
+            )
+        return sum(known[name] or 0 for name in databases)
+
+    def create(self, folder, databases, base):
+        """Dump `databases` and the roles into `folder`, always in full. Returns the manifest."""
+        secrets = self._query("SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT')")[0][0]
+        self.programs.run(
+            "The roles", self.programs.dumpall, "--roles-only", f"--database={conninfo(self.params['login_db'])}",
+            f"--file={folder}/roles.sql", *([] if secrets else ["--no-role-passwords"]),
+        )
+        return {
+            "server_version": self._query("SELECT version()")[0][0], "version": list(self.dialect.version),
+            "program": self.programs.version(), "role_passwords": secrets, "memberships": self._query(_MEMBERSHIPS),
+            "databases": {name: self._dump(folder, name) for name in databases},
+        }
+
+    def _dump(self, folder, database):
+        """Dump one database; what the manifest says of it."""
+        file = urllib.parse.quote(database, safe="") + (".dump" if self.dialect.name == "postgresql" else ".sql.gz")
+        words = [f"--dbname={conninfo(database)}", f"--file={folder}/{file}"]
+        aside = postgres.connect(self.params, database)
+        reader = postgres.connect(self.params, database)
+        try:
+            for connection in (aside, reader):
+                contents.settle(connection)
+            entry = {"file": file, **contents.properties(aside), "ledger": contents.ledger(aside)}
+            before = contents.sequences(aside), contents.objects(aside)
+            if self.dialect.name == "postgresql":
+                # The rows are counted in the snapshot that is dumped, so they are those of the dump to the last one.
+                contents.query(reader, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                snapshot = contents.query(reader, "SELECT pg_export_snapshot()")[0][0]
+                entry["tables"] = contents.rows(reader)
+                self._program_dump(database, "--format=custom", f"--snapshot={snapshot}", *words)
+            else:
+                tables = contents.rows(reader)
+                self._program_dump(database, "--serializable-deferrable", "--compress=6", *words)
+                entry["tables"] = contents.steady(tables, contents.rows(reader))
+            after = contents.sequences(aside), contents.objects(aside)
+            entry["sequences"], entry["objects"] = (contents.steady(*pair) for pair in zip(before, after))
+        finally:
+            reader.close()
+            aside.close()
+        return entry
+
+    def _program_dump(self, database, *words):
+        self.programs.run(f"Database {database}", self.programs.dump, *words)
+
+    def restore(self, backup, database, target, proof=False):
+        """Restore `database` of a backup as the new database `target` and compare it with the manifest.
+
+        proof: it is a scratch database. Returns (number of tables, number of rows).
+        Raises Different, with the copy left for a look; after any other error nothing is left of it.
+        """
+        entry, mark = backup.manifest["databases"][database], PROOF_MARK if proof else None
+        self._query(contents.create_statement(target, entry, self.dialect))
+        try:
+            self._query(contents.comment_statement(target, mark or f"frameworks.database: {backup.name}, not complete"))
+            self._fill(backup, database, target, entry)
+        except Different:
+            raise
+        except BaseException:
+            self._terminate(target)
+            self._query(f"DROP DATABASE {quote_identifier(target)}")
+            raise
+        self._query(contents.comment_statement(target, mark or entry["comment"]))
+        return len(entry["tables"]), sum(table[0] for table in entry["tables"].values() if table)
+
+    def _fill(self, backup, database, target, entry):
+        path = os.path.join(backup.path, entry["file"])
+        what = f"Database {database} as {target}"
+        if entry["file"].endswith(".gz"):
+            with gzip.open(path) as script:
+                self.programs.run(
+                    what, self.programs.shell, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1",
+                    f"--dbname={conninfo(target)}", stdin=script,
+                )
+        else:
+            self.programs.run(what, "pg_restore", "--exit-on-error", f"--dbname={conninfo(target)}", path)
+        for statement in contents.property_statements(target, entry):
+            self._query(statement)
+        copy = postgres.connect(self.params, target)
+        try:
+            found = contents.differences(copy, entry, self._same_major(backup))
+            contents.query(copy, "ANALYZE")
+        finally:
+            copy.close()
+        if found:
+            raise Different(f"Database {target} is not what the backup {backup.name} was made of: {'; '.join(found)}.")
+
+    def _same_major(self, backup):
+        return backup.manifest["version"][0] == self.dialect.version[0]
+
+    def prepare(self, backup, copies, write):
+        """See to it that databases of a backup can be restored as `copies`, {database: copy}. Raises BackupError.
+
+        write: roles may be created where that is asked for.
+        """
+        entries = [backup.manifest["databases"][name] for name in copies]
+        for target in copies.values():
+            if len(target.encode()) > NAME_BYTES:
+                raise BackupError(f"{target} is longer than {NAME_BYTES} bytes: choose a shorter suffix.")
+            if self.exists(target):
+                raise BackupError(f"There is a database {target} already: drop or rename it, or choose another suffix.")
+        directory = self._query("SELECT current_setting('data_directory', true)")[0][0]
+        if self.dialect.name == "postgresql" and directory and os.path.isdir(directory):
+            size = sum(entry["size"] for entry in entries)
+            require_space(directory, size, self.params["reserve_mb"], "the restored copy")
+        known = {name for (name,) in self._query("SELECT rolname FROM pg_roles")}
+        missing = sorted({role for entry in entries for role in entry["roles"]} - known)
+        if missing and not self.params["roles"]:
+            raise BackupError(
+                f"The server lacks roles that own or may use what is in the backup: {', '.join(missing)}. Create them "
+                f"first, as the environment's playbook does, or let roles=true take them from {backup.path}/roles.sql."
+            )
+        if missing and write:
+            self._create_roles(backup, missing, known)
+
+    def _create_roles(self, backup, missing, known):
+        with open(os.path.join(backup.path, "roles.sql"), encoding="utf-8") as file:
+            for line in file:
+                if any(line.startswith(start) for role in missing for start in role_statements(role)):
+                    self._query(line)
+        known.update(missing)
+        for role, member, admin in backup.manifest["memberships"]:
+            if {role, member} <= known and (role in missing or member in missing):
+                option = " WITH ADMIN OPTION" if admin else ""
+                self._query(f"GRANT {quote_identifier(role)} TO {quote_identifier(member)}{option}")
+
+    def swap(self, backup, database, copy):
+        """Give `copy` the name `database`. What became of the one that had it, as the end of a sentence."""
+        if not self.exists(database):
+            self._terminate(copy)
+            self._query(f"ALTER DATABASE {quote_identifier(copy)} RENAME TO {quote_identifier(database)}")
+            return ""
+        stamp = now().strftime("_%Y%m%d%H%M%S")
+        old = database.encode()[:NAME_BYTES - len(stamp)].decode(errors="ignore") + stamp
+        connections = f"ALTER DATABASE {quote_identifier(database)} ALLOW_CONNECTIONS "
+        self._query(connections + "false")  # or the applications are back before the rename
+        try:
+            self._terminate(database, copy)
+            self._query("BEGIN")
+            for before, after in ((database, old), (copy, database)):
+                self._query(f"ALTER DATABASE {quote_identifier(before)} RENAME TO {quote_identifier(after)}")
+            self._query("COMMIT")
+        except postgres.psycopg2.Error:
+            self._query("ROLLBACK")
+            if not self.exists(database):  # where each DDL statement commits alone
+                self._query(f"ALTER DATABASE {quote_identifier(old)} RENAME TO {quote_identifier(database)}")
+            self._query(connections + "true")
+            raise
+        self._query(f"ALTER DATABASE {quote_identifier(old)} ALLOW_CONNECTIONS true")
+        return f", and what it replaced is kept as {old}"
+
+    def _terminate(self, *databases):
+        self._query(_TERMINATE, (list(databases),))
+
+    def scratch(self, database):
+        """The name under which `database` is restored for a proof."""
+        return "backup_proof_" + hashlib.sha256(database.encode()).hexdigest()[:12]
+
+    def drop_scratch(self, target):
+        """Drop what a proof has made; a database of that name that says nothing of the kind stays."""
+        if self._query(
+            "SELECT 1 FROM pg_database WHERE datname = %s AND shobj_description(oid, 'pg_database') = %s",
+            (target, PROOF_MARK),
+        ):
+            self._terminate(target)
+            self._query(f"DROP DATABASE {quote_identifier(target)}")
+
+
+def conninfo(database):
+    """libpq's connection string for a database of any name; a bare name with = in it would be taken for one."""
+    return "dbname='{}'".format(database.replace("\\", "\\\\").replace("'", "\\'"))
+
+
+def role_statements(role):
+    """How the lines of roles.sql begin that make `role` what it was."""
+    quoted = {quote_identifier(role)} | ({role} if re.fullmatch(r"[a-z_][a-z0-9_]*", role) else set())
+    for name in quoted:
+        yield f"CREATE ROLE {name};"
+        yield f"ALTER ROLE {name} "

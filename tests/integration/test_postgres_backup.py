@@ -1,0 +1,426 @@
+"""postgres_backup on a real PostgreSQL: what was lost comes back, and nothing looks like a backup that is none."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psycopg2
+import pytest
+from support.modules import ModuleFailed, run_module
+from support.ports import wait_for
+from support.postgres import PostgresServer, bin_dir
+from support.schema import POSTGRES_INIT, POSTGRES_SEED
+
+ROLE, OTHER = "backup app", "backup reader"
+PASSWORD = r"co:lon\back 'quote"
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """A server of these tests' own: they drop whatever they find on it."""
+    server = PostgresServer()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def application(postgres):
+    """Two roles, dropped afterwards with all databases that a test has left."""
+    postgres.query(f"""CREATE ROLE "{ROLE}" LOGIN PASSWORD 'of the app'; CREATE ROLE "{OTHER}";
+        GRANT "{OTHER}" TO "{ROLE}\"""")
+    yield ROLE
+    left = postgres.query("SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres'")
+    for (name,) in left:
+        postgres.query(f"DROP DATABASE {quoted(name)} WITH (FORCE)")
+    for role in (ROLE, OTHER):
+        postgres.query(f'DROP ROLE IF EXISTS "{role}"')
+
+
+def quoted(name):
+    return '"' + name.replace('"', '""') + '"'
+
+
+@pytest.fixture
+def database(postgres, application):
+    """A database with an awkward name, awkward tables and settings of its own."""
+    name = "o=d\"d 'n\\a me"
+    postgres.query(f"CREATE DATABASE {quoted(name)} OWNER {quoted(ROLE)}")
+    postgres.query(f"""
+        CREATE SCHEMA "S x" AUTHORIZATION {quoted(ROLE)};
+        CREATE TABLE "S x"."t;1" (contents int, id serial PRIMARY KEY, f float8, b bytea, at timestamptz DEFAULT now());
+        ALTER TABLE "S x"."t;1" OWNER TO {quoted(ROLE)};
+        INSERT INTO "S x"."t;1" (contents, f, b) SELECT i, random(), '\\x00ff' FROM generate_series(1, 1000) AS i;
+        CREATE TABLE nothing (); INSERT INTO nothing DEFAULT VALUES;
+        CREATE TABLE parted (day date, n int) PARTITION BY RANGE (day);
+        CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+        INSERT INTO parted VALUES ('2026-05-01', 1), ('2026-06-01', 2);
+        CREATE VIEW v AS SELECT * FROM "S x"."t;1"; GRANT SELECT ON v TO {quoted(OTHER)};
+        REVOKE CONNECT ON DATABASE {quoted(name)} FROM PUBLIC;
+        GRANT CONNECT ON DATABASE {quoted(name)} TO {quoted(OTHER)} WITH GRANT OPTION;
+        ALTER DATABASE {quoted(name)} SET search_path = "$user", "S x";
+        ALTER DATABASE {quoted(name)} SET datestyle = 'German'; ALTER DATABASE {quoted(name)} CONNECTION LIMIT 50;
+        ALTER ROLE {quoted(ROLE)} IN DATABASE {quoted(name)} SET work_mem = '5MB';
+        COMMENT ON DATABASE {quoted(name)} IS 'it''s mine'""", database=name)
+    return name
+
+
+@pytest.fixture
+def backup(postgres, tmp_path):
+    """A function that runs the module on a folder of the test's own."""
+    def run(state="created", check=False, **options):
+        arguments = {**postgres.login(), "path": str(tmp_path / "backups"), "state": state, "reserve_mb": 1, **options}
+        return run_module("postgres_backup", arguments, check=check)
+
+    run.path = tmp_path / "backups"
+    return run
+
+
+def folders(backup):
+    """What is in the backups' folder, the lock aside."""
+    return sorted(set(os.listdir(backup.path)) - {".lock"}) if backup.path.exists() else []
+
+
+@contextlib.contextmanager
+def busy_application(postgres, database):
+    """A client that is connected all the time, and at once again when its connection is cut."""
+    stop = threading.Event()
+
+    def insist():
+        while not stop.is_set():
+            with contextlib.suppress(psycopg2.Error), contextlib.closing(postgres.connect(database)) as connection:
+                while not stop.wait(0.01):
+                    connection.cursor().execute("SELECT 1")
+
+    threads = [threading.Thread(target=insist) for _number in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def forge(made, contents):
+    """Put other contents into the dump of a backup, so that the manifest does not give it away."""
+    dump, path = next(Path(made["path"]).glob("*.dump")), Path(made["path"], "manifest.json")
+    dump.write_bytes(contents)
+    manifest = json.loads(path.read_text())
+    manifest["files"][dump.name] = {"size": len(contents), "sha256": hashlib.sha256(contents).hexdigest()}
+    path.write_text(json.dumps(manifest))
+
+
+def rows(postgres, database):
+    return postgres.query('SELECT * FROM "S x"."t;1" ORDER BY id', database=database)
+
+
+def of_the_database(postgres, name):
+    """What is kept about a database outside of it."""
+    return postgres.query(
+        "SELECT datacl::text, datconnlimit, pg_get_userbyid(datdba), datcollate, shobj_description(oid, 'pg_database'),"
+        " (SELECT array_agg((setrole, setconfig)::text ORDER BY setrole) FROM pg_db_role_setting"
+        " WHERE setdatabase = d.oid) "
+        "FROM pg_database AS d WHERE datname = %s", (name,))
+
+
+def test_what_was_lost_comes_back_beside_and_then_in_place(postgres, database, backup):
+    before, around = rows(postgres, database), of_the_database(postgres, database)
+    made = backup(databases=[database])
+    assert made["changed"] and made["backup"]["size"] > 0
+    postgres.query('DELETE FROM "S x"."t;1" WHERE id <= 500; DROP VIEW public.v', database=database)
+
+    result = backup("restored")
+    copy = database + "_restored"
+    assert "3 tables and 1003 rows" in result["lines"][0]
+    assert rows(postgres, copy) == before and len(rows(postgres, database)) == 500
+    assert of_the_database(postgres, copy) == around
+    assert postgres.query(f"SELECT has_table_privilege('{OTHER}', 'public.v', 'SELECT')", database=copy) == [(True,)]
+
+    with pytest.raises(ModuleFailed, match="There is a database .*_restored already"):
+        backup("restored")
+
+    with busy_application(postgres, database):
+        result = backup("restored", replace=True, suffix="_2")
+    assert rows(postgres, database) == before and of_the_database(postgres, database) == around
+    [(kept,)] = postgres.query("SELECT datname FROM pg_database WHERE datname ~ '_[0-9]{14}$'")
+    assert len(rows(postgres, kept)) == 500 and kept in result["lines"][0]
+
+
+def test_the_proof_leaves_no_trace_but_its_record(postgres, database, backup):
+    made = backup(databases=[database])
+    before = postgres.query("SELECT datname FROM pg_database ORDER BY 1")
+    assert backup("proved")["backup"]["proof"]["passed"] is True
+    assert postgres.query("SELECT datname FROM pg_database ORDER BY 1") == before
+    assert json.loads(Path(made["backup"]["path"], "proof.json").read_text())["passed"] is True
+
+
+def test_other_defaults_of_the_session_make_no_difference(postgres, database, backup):
+    backup(databases=[database])
+    settings = {"timezone": "Asia/Tokyo", "extra_float_digits": "0", "bytea_output": "escape"}
+    for name, value in settings.items():
+        postgres.query(f"ALTER ROLE postgres SET {name} = '{value}'")
+    try:
+        assert backup("proved")["backup"]["proof"]["passed"] is True
+    finally:
+        postgres.query("ALTER ROLE postgres RESET ALL")
+
+
+def test_a_copy_that_is_not_what_was_backed_up_fails_the_proof(postgres, database, backup):
+    made = backup(databases=[database])["backup"]
+    manifest = json.loads(Path(made["path"], "manifest.json").read_text())
+    manifest["databases"][database]["tables"]['"S x"."t;1"'][0] = 999
+    manifest["databases"][database]["objects"]["table gone"] = "0"
+    Path(made["path"], "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModuleFailed, match=r'"t;1" has 1000 rows, the backup 999; table gone is missing'):
+        backup("proved")
+    with pytest.raises(ModuleFailed, match="no good backup"):
+        backup("restored")
+    assert not postgres.query("SELECT FROM pg_database WHERE datname ~ 'backup_proof'")
+    # Named, it can still be had, beside the original and not in its place.
+    with pytest.raises(ModuleFailed, match="999"):
+        backup("restored", backup=made["name"], replace=True)
+    assert len(rows(postgres, database)) == len(rows(postgres, database + "_restored")) == 1000
+    assert not postgres.query("SELECT FROM pg_database WHERE datname ~ '_[0-9]{14}$'")
+
+
+def test_changed_contents_are_seen_with_the_same_number_of_rows(postgres, database, backup):
+    made = backup(databases=[database])["backup"]
+    postgres.query('UPDATE "S x"."t;1" SET f = 2 WHERE id = 7', database=database)
+    other = backup(databases=[database])["backup"]
+    forge(made, next(Path(other["path"]).glob("*.dump")).read_bytes())
+    with pytest.raises(ModuleFailed, match='"t;1" has other contents than the backup'):
+        backup("proved", backup=made["name"])
+
+
+def test_a_damaged_file_is_refused_by_name(postgres, database, backup):
+    made = backup(databases=[database])["backup"]
+    dump = next(Path(made["path"]).glob("*.dump"))
+    contents = bytearray(dump.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    dump.write_bytes(contents)
+    for check in (False, True):
+        with pytest.raises(ModuleFailed, match=r"damaged: .*\.dump does not have the SHA-256"):
+            backup("restored", check=check)
+    assert postgres.query("SELECT count(*) FROM pg_database WHERE datname ~ 'restored'") == [(0,)]
+
+
+def test_dump_and_counts_are_of_one_moment_while_others_write(postgres, database, backup):
+    postgres.query("CREATE TABLE busy AS SELECT generate_series(1, 20000) AS n", database=database)
+    stop, writer = threading.Event(), postgres.connect(database)
+
+    def write():
+        with writer.cursor() as cursor:
+            while not stop.is_set():
+                cursor.execute("INSERT INTO busy SELECT generate_series(1, 50); DELETE FROM busy WHERE ctid IN "
+                               "(SELECT ctid FROM busy LIMIT 20)")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        backup(databases=[database])
+    finally:
+        stop.set()
+        thread.join()
+        writer.close()
+    assert backup("proved")["backup"]["proof"]["passed"] is True
+
+
+def test_the_platforms_schema_comes_back(postgres, application, backup):
+    name = "frameworks_backup"
+    postgres.query(f"CREATE DATABASE {name} OWNER {quoted(ROLE)}")
+    for file in (POSTGRES_INIT, POSTGRES_SEED):
+        postgres.query(file.read_text(), database=name)
+    made = backup(databases=[name])
+    assert "20 tables" in made["lines"][0]
+    assert backup("proved")["backup"]["proof"]["passed"] is True
+
+
+def test_missing_roles_are_named_or_brought_back_with_their_passwords(postgres, database, backup):
+    backup(databases=[database])
+    [(secret,)] = postgres.query("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (ROLE,))
+    postgres.query(f"DROP DATABASE {quoted(database)}")
+    postgres.query(f"DROP ROLE {quoted(ROLE)}")
+    with pytest.raises(ModuleFailed, match=f"lacks roles.*{ROLE}.*roles.sql"):
+        backup("restored")
+    result = backup("restored", roles=True, replace=True)
+    assert result["lines"][0].endswith(f"it is now {database}")
+    assert postgres.query("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (ROLE,)) == [(secret,)]
+    assert postgres.query(f"SELECT pg_has_role('{ROLE}', '{OTHER}', 'MEMBER')") == [(True,)]
+    assert len(rows(postgres, database)) == 1000
+
+
+def test_who_may_not_read_passwords_makes_a_backup_without_them(postgres, application, backup):
+    postgres.query(f"CREATE DATABASE plain OWNER {quoted(ROLE)}")
+    login = {"login_user": ROLE, "login_password": "of the app", "login_db": "plain"}
+    postgres.query("CREATE SCHEMA s CREATE TABLE t (n int)", database="plain", user=ROLE, password="of the app")
+    made = backup(databases=["plain"], **login)["backup"]
+    assert json.loads(Path(made["path"], "manifest.json").read_text())["role_passwords"] is False
+    text = Path(made["path"], "roles.sql").read_text()
+    assert f'CREATE ROLE "{ROLE}"' in text and "SCRAM" not in text
+
+
+def test_a_password_with_separators_works_and_is_nowhere_to_be_seen(postgres, database, backup, tmp_path):
+    postgres.query('CREATE ROLE odd SUPERUSER LOGIN PASSWORD %s', (PASSWORD,))
+    seen, spy = tmp_path / "seen", tmp_path / "bin"
+    spy.mkdir()
+    for name in ("pg_dump", "pg_dumpall", "pg_restore"):
+        real = bin_dir() / name
+        (spy / name).write_text(
+            f'#!/bin/sh\nexec 3>>{seen}; echo "$@" >&3; env >&3\n'
+            f'[ -z "$PGPASSFILE" ] || stat -c "%a file" "$PGPASSFILE" >&3\nexec {real} "$@"\n')
+        (spy / name).chmod(0o755)
+    try:
+        backup(databases=[database], login_user="odd", login_password=PASSWORD, bin_dir=str(spy))
+        backup("proved", login_user="odd", login_password=PASSWORD, bin_dir=str(spy))
+    finally:
+        postgres.query("DROP ROLE odd")
+    text = seen.read_text()
+    assert "600 file" in text and "co:lon" not in text
+    files = {line.split("=", 1)[1] for line in text.splitlines() if line.startswith("PGPASSFILE=")}
+    assert files and not [file for file in files if os.path.exists(file)]
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"login_password": "wrong"}, "password authentication failed.*What to do"),
+    ({"databases": ["absent"]}, "no database absent.*There are: .*postgres"),
+    ({"databases": []}, "name at least one"),
+    ({"bin_dir": "/nowhere"}, "no program pg_dumpall in /nowhere"),
+    ({"reserve_mb": 10**9}, "Make room"),
+])
+def test_what_cannot_be_leaves_nothing(postgres, database, backup, options, said):
+    with pytest.raises(ModuleFailed, match=said):
+        backup(**{"databases": [database], **options})
+    assert folders(backup) == []
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"backup": "20200101T000000Z"}, "no backup 20200101T000000Z .*There are: 2"),
+    ({"databases": ["absent"]}, "does not hold absent"),
+    ({"suffix": ""}, "suffix is empty"),
+    ({"suffix": "x" * 60}, "longer than 63 bytes"),
+])
+def test_what_cannot_be_restored_is_said(postgres, database, backup, options, said):
+    backup(databases=[database])
+    with pytest.raises(ModuleFailed, match=said):
+        backup("restored", **options)
+
+
+def test_check_mode_writes_nothing(postgres, database, backup):
+    assert backup(databases=[database], check=True)["changed"] is True
+    assert not backup.path.exists()
+    backup(databases=[database])
+    before = folders(backup), postgres.query("SELECT datname FROM pg_database")
+    for state in ("restored", "proved"):
+        assert "would be" in backup(state, check=True)["lines"][0]
+    assert before == (folders(backup), postgres.query("SELECT datname FROM pg_database"))
+
+
+def test_check_mode_on_a_host_without_a_server_is_no_failure(tmp_path):
+    result = run_module("postgres_backup", {
+        "path": str(tmp_path / "b"), "databases": ["a"], "login_port": 1, "login_host": "127.0.0.1"}, check=True)
+    assert result["changed"] and "refused" in result["lines"][0]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 10 MB."""
+    if os.geteuid():
+        pytest.skip("needs root")
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", place], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_leaves_nothing_that_looks_good(postgres, database, backup, small_disk):
+    first = backup(databases=[database], path=str(small_disk))["backup"]["name"]
+    # What the last backup took is no measure for this one.
+    postgres.query("CREATE TABLE large AS SELECT gen_random_uuid() FROM generate_series(1, 150000)", database=database)
+    (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - (3 << 19)))
+    with pytest.raises(ModuleFailed, match="No space left on device"):
+        backup(databases=[database], path=str(small_disk))
+    assert sorted(os.listdir(small_disk)) == [".lock", first, "ballast"]
+
+
+def start(postgres, path, bin_dir, database):
+    """The module in a process of its own, as Ansible runs it."""
+    arguments = {
+        **postgres.login(), "path": str(path), "databases": [database], "bin_dir": str(bin_dir), "reserve_mb": 1,
+    }
+    program = (
+        "import json, sys; from support.modules import run_module;"
+        "print(run_module('postgres_backup', json.loads(sys.argv[1])))"
+    )
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(
+        [sys.executable, "-c", program, json.dumps(arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": f"{root}/tests:{root}/collections"},
+    )
+
+
+@pytest.fixture
+def slow_dump(tmp_path):
+    """Programs of which pg_dump writes half a file and then waits for `go`. (folder, go)."""
+    folder, go = tmp_path / "slow", tmp_path / "go"
+    folder.mkdir()
+    real = bin_dir()
+    (folder / "pg_dumpall").symlink_to(f"{real}/pg_dumpall")
+    (folder / "pg_dump").write_text(
+        '#!/bin/sh\nfor word; do case $word in --file=*) echo half > "${word#--file=}";; esac; done\n'
+        f'[ "$1" = --version ] || until [ -e {go} ]; do sleep 0.05; done\nexec {real}/pg_dump "$@"\n')
+    (folder / "pg_dump").chmod(0o755)
+    yield folder, go
+    go.touch()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_in_the_middle_nothing_looks_complete(postgres, database, backup, slow_dump, number):
+    folder, go = slow_dump
+    process = start(postgres, backup.path, folder, database)
+    wait_for(lambda: list(backup.path.glob(".partial-*/*.dump")), "the dump has begun")
+    process.send_signal(number)
+    process.wait(30)
+    if number == signal.SIGTERM:
+        assert folders(backup) == []
+    else:
+        assert [name[:9] for name in folders(backup)] == [".partial-"]
+        with pytest.raises(ModuleFailed, match="no good backup of postgresql.*There are: none"):
+            backup("restored", check=True)
+        # The orphaned pg_dump still writes and so still holds the lock.
+        with pytest.raises(ModuleFailed, match="another run still works in"):
+            backup(databases=[database], lock_timeout=0)
+        go.touch()
+    made = backup(databases=[database])
+    assert folders(backup) == [made["backup"]["name"]]
+
+
+def test_two_at_once_take_turns(postgres, database, backup, slow_dump):
+    folder, go = slow_dump
+    process = start(postgres, backup.path, folder, database)
+    wait_for(lambda: list(backup.path.glob(".partial-*/*.dump")), "the dump has begun")
+    with pytest.raises(ModuleFailed, match=f"process {process.pid}"):
+        backup(databases=[database], lock_timeout=0)
+    go.touch()
+    assert process.wait(60) == 0
+    backup(databases=[database])
+    assert len(folders(backup)) == 2
+
+
+def test_a_restore_that_breaks_off_leaves_no_copy(postgres, database, backup):
+    made = backup(databases=[database])["backup"]
+    forge(made, next(Path(made["path"]).glob("*.dump")).read_bytes()[:-3000])
+    with pytest.raises(ModuleFailed, match="pg_restore failed with status"):
+        backup("restored")
+    assert postgres.query("SELECT count(*) FROM pg_database WHERE datname ~ 'restored'") == [(0,)]
