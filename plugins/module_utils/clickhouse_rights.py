@@ -57,6 +57,14 @@ class Privileges:
         """0 to 3 for a privilege on *.*, a database, a table, columns; None for one on another kind of object."""
         return _DEPTHS.get(self._levels[name])
 
+    def is_by_the_way(self, name, path):
+        """Whether a right on an object is what some servers add to GRANT ALL ON db.* or db.t: READ ON db, SET DEFINER
+        ON db(t). It allows nothing, cannot be revoked by its name, and goes with what brought it."""
+        if self.depth(name) is not None or not path or isinstance(path[0], tuple):
+            return False
+        source = path[0].upper().replace("_", " ")
+        return "(" in path[0] or (self._levels[name] == "SOURCE" and source not in self._names)
+
     def parts_at(self, name, path, on_object):
         """The parts of `name` that can be granted on `path`, a tuple of database, table and column."""
         if not path:
@@ -71,7 +79,8 @@ class Privileges:
 
         def visit(name):
             below = self.parts_at(name, path, on_object)
-            if below and below <= left:
+            # A group that is also of databases would, with an object's name, mean a table of that name.
+            if below and below <= left and not (on_object and below < self.parts(name)):
                 names.append(name)
                 left.difference_update(below)
                 return
@@ -165,7 +174,7 @@ def rights_of(rows, privileges):
             continue
         for part in privileges.parts(row["access_type"]):
             depth = privileges.depth(part)
-            if len(path) > (1 if depth is None else depth):
+            if len(path) > (1 if depth is None else depth) or privileges.is_by_the_way(part, path):
                 continue  # a group reaches as far as its parts do
             if row["is_partial_revoke"]:
                 level = PLAIN if row["grant_option"] else NONE
@@ -190,10 +199,14 @@ class Item:
                 raise Refused(f"{item}: {name} cannot be granted on {on_clause(self.paths[0][:2], self.on_object)}")
             if len(self.paths[0]) == 3 and any(privileges.depth(part) != 3 for part in privileges.parts(name)):
                 raise Refused(f"{item}: {name} cannot be granted on columns")
-        # GRANT ALL ON db.* also gives, on some servers, rights on users and such that happen to be called db.
         self.side_effects = {
             part for name in self.names for part in privileges.parts(name) if privileges.depth(part) is None
-        } if self.paths[0] and not self.on_object else set()
+        }
+
+    def is_side_effect(self, part, path):
+        """Whether a right on an object comes from this one: on some servers, GRANT ALL ON db.* includes ALL on users
+        and named collections that are called db."""
+        return part in self.side_effects and self.paths[0][:1] == path != ()
 
     def sql(self, names, paths=None):
         """`SELECT(a, b), INSERT(a, b) ON db.t` for some of the item's privileges."""
@@ -263,10 +276,10 @@ def plan_rights(actual, grants, revokes, privileges, exclusive=False):
                     wanted.revoke(part, path)
     if exclusive:
         for entry in grants:
-            for part in entry.side_effects:
-                path = entry.paths[0][:1]
-                if part in actual.levels and path in actual.levels[part]:
-                    wanted.grant(part, path, actual.levels[part][path])
+            for part, paths in actual.levels.items():
+                for path in paths:
+                    if entry.is_side_effect(part, path):
+                        wanted.grant(part, path, paths[path])
 
     now, steps = actual.copy(), []
     for entry in grants:

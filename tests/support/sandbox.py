@@ -90,7 +90,7 @@ class Sandbox:
         """Run a command in it as root; a CompletedProcess. RuntimeError with its output where it fails and `check`."""
         done = subprocess.run(
             ["nsenter", "--target", self._first, "--mount", "--pid", "--net", "--uts", "--ipc", "--root",
-             "sh", "-c", 'cd "$0" && exec "$@"', self.folder, *map(str, command)],
+             "env", f"--chdir={self.folder}", *map(str, command)],
             text=True, check=False, timeout=timeout, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, cwd="/", env={**os.environ, **(environment or {})}, **options,
         )
