@@ -199,7 +199,7 @@ def test_what_is_wrong_is_named_before_anything_is_done(absent):
 def test_a_port_of_another_cluster_names_the_cluster(running, absent):
     absent.port = running.port
     said = " ".join(absent.run().stdout.split())
-    assert re.search(rf"taken by postgres \(process \d+\) of the cluster \d+/{running.name}", said)
+    assert re.search(rf"taken by the PostgreSQL cluster \d+/{running.name}: stop that", said)
 
 
 def test_the_remains_of_an_interrupted_creation_are_named(absent):
