@@ -144,8 +144,10 @@ class Lease:
     Of two that come at the same time at least one sees the other, and who sees another withdraws and tries again.
     """
 
-    def __init__(self, ledger, owner, clone, seconds=LEASE):
-        self.ledger, self.owner, self.seconds = ledger, owner, seconds
+    seconds = LEASE
+
+    def __init__(self, ledger, owner, clone):
+        self.ledger, self.owner = ledger, owner
         self._clone = clone  # makes a client of its own for the thread that renews
         self._id, self._revision, self._valid_until = secrets.token_hex(8), 0, 0.0
         self._end, self._renewer = threading.Event(), None
@@ -156,8 +158,8 @@ class Lease:
         self._revision += 1
         client.execute(
             f"INSERT INTO {self.ledger.table('_lease')} (id, owner, expires_at, revision) SELECT "
-            f"{quote_string(self._id)}, {quote_string(self.owner)}, now64(3) + INTERVAL {seconds} SECOND, "
-            f"{self._revision}"
+            f"{quote_string(self._id)}, {quote_string(self.owner)}, "
+            f"fromUnixTimestamp64Milli(toUnixTimestamp64Milli(now64(3)) + {round(seconds * 1000)}), {self._revision}"
         )
         self._valid_until = asked + seconds
 

@@ -145,8 +145,10 @@ class Lease:
     `connect` opens another connection. check() raises LockTaken as soon as the lease may be somebody else's.
     """
 
-    def __init__(self, connection, owner, connect, seconds=LEASE):
-        self.connection, self.owner, self.seconds = connection, owner, seconds
+    seconds = LEASE
+
+    def __init__(self, connection, owner, connect):
+        self.connection, self.owner = connection, owner
         self._connect, self._token, self._end, self._renewer = connect, secrets.token_hex(8), threading.Event(), None
         self._valid_until = 0.0
 

@@ -39,7 +39,7 @@ class _Run:
         self.backend, self.script, self.scan = backend, step.script, scan
         self.client, self.placeholders = backend.client, backend.context.placeholders
         self.digest = hashlib.sha256()
-        entry = step.entry if step.entry and step.entry.completed_checksum is not None else None
+        entry = step.resumable
         self.behind = entry.completed if entry else 0
         self.behind_checksum = entry.completed_checksum if entry else None
         self.marker = json.loads(entry.marker) if entry and entry.marker else {}

@@ -77,6 +77,17 @@ class Step:
     def __init__(self, script, reason, entry):
         self.script, self.reason, self.entry = script, reason, entry
 
+    @property
+    def resumable(self):
+        """The entry of a run that came part of the way, statement by statement, or None.
+
+        A repeatable that has changed since begins anew: that it may is what makes it one.
+        """
+        entry = self.entry
+        if self.reason != "resumed" or entry.completed_checksum is None:
+            return None
+        return None if self.script.kind == "repeatable" and entry.checksum != self.script.checksum else entry
+
 
 class Plan:
     """pending: Steps in order. conflicts: sentences that forbid to apply. missing: applied scripts whose file is gone.

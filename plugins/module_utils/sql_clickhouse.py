@@ -12,13 +12,12 @@ from .sql_script import ScriptError, Splitter
 
 _ESCAPED = {quote: re.compile(rf"(?:[^{quote}\\]+|\\.|{quote}{quote})*", re.S) for quote in "'\"`"}
 _TYPOGRAPHIC = {"\u2018": "\u2019", "\u201c": "\u201d"}  # newer servers take these for quotes
-_COMMENT_LINE = r"--[^\n]*|//[^\n]*|\#[ !][^\n]*"
 # What cannot end a statement and holds no word that matters: taken in one step.
 _PLAIN = re.compile(
-    r"(?:[^'\"`$\-/\#;\u2018\u201cA-Za-z0-9_]+|[A-Za-z0-9_][A-Za-z0-9_$]*|'[^'\\]*'|-(?!-)|/(?![/*])|\#(?![ !]))+"
+    r"(?:[^'\"`$\-/\#;\u2018\u201cA-Za-z0-9_]+|(?:[A-Za-z_][A-Za-z0-9_$]*|[0-9][A-Za-z0-9_]*)|'[^'\\]*'|-(?!-)|/(?![/*])|\#(?![ !]))+"
 )
 _TOKEN = re.compile(
-    rf"(?P<blank>[ \t\n\r\f\v\u00a0]+|{_COMMENT_LINE})|(?P<comment>/\*)|(?P<word>[A-Za-z0-9_][A-Za-z0-9_$]*)"
+    r"(?P<blank>[ \t\n\r\f\v\u00a0]+)|(?P<line>--|//|\#[ !])|(?P<comment>/\*)|(?P<word>(?:[A-Za-z_][A-Za-z0-9_$]*|[0-9][A-Za-z0-9_]*))"
     r"|(?P<heredoc>\$[A-Za-z0-9_]*\$)|(?P<sign>.)", re.S,
 )
 _DATA = re.compile(r"[ \t\f]*\r?(?:\n|$)?")
@@ -45,6 +44,8 @@ class ClickHouseSplitter(Splitter):
         kind, text = found.lastgroup, found.group()
         if kind == "blank":
             self.pos = found.end()
+        elif kind == "line":
+            self.enter(found.end(), self.line_comment)
         elif kind == "comment":
             self.enter(found.end(), self.comment())
         elif text == ";":
@@ -87,25 +88,16 @@ class ClickHouseSplitter(Splitter):
 
     def _data(self, name):
         """The rest of the line is data, or the next line where nothing but blanks is left of this one."""
+        self.whole_line()
         self.pos = _DATA.match(self.text, self.pos).end()
-        if self.pos >= len(self.text):
-            self._more()
-        end = self.text.find("\n", self.pos)
-        while end < 0 and self._more():
-            end = self.text.find("\n", self.pos)
-        self.pos = end = len(self.text) if end < 0 else end
+        self.pos = end = self.whole_line()
         statement = self.finish(end)
-        if end + 1 >= len(self.text):
-            self._more()
-        if not _NOT_DATA.match(self.text, end + 1):
+        if self.pos < len(self.text):
+            self.pos += 1
+        self.whole_line()
+        if not _NOT_DATA.match(self.text, self.pos):
             raise ScriptError(
                 f"inline data of FORMAT {name} ends with its first line, as in clickhouse-client, and what follows "
-                "looks like more of it: write one INSERT a line, or INSERT … VALUES", self.line_at(end) + 1,
+                "looks like more of it: write one INSERT a line, or INSERT … VALUES", self.line_at(self.pos),
             )
         return statement
-
-    def _more(self):
-        """Append the next chunk to this one; False at the end of the script."""
-        following = next(self.chunks, None)
-        self.text += following or ""
-        return following is not None

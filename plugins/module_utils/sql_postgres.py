@@ -17,7 +17,7 @@ _PLAIN = re.compile(
     rf"(?:[^{_LETTER}'\"$\-/;()\\]+|[{_LETTER}][{_LETTER}0-9$]*(?![{_LETTER}0-9$'])|'[^']*'|\"[^\"]*\"|-(?!-)|/(?!\*))+"
 )
 _TOKEN = re.compile(
-    rf"(?P<blank>{_BLANK}+|--[^\n\r]*)|(?P<word>[{_LETTER}][{_LETTER}0-9$]*)|(?P<dollar>\$(?:[{_LETTER}][{_LETTER}0-9]*)?\$)"
+    rf"(?P<blank>{_BLANK}+)|(?P<line>--)|(?P<word>[{_LETTER}][{_LETTER}0-9$]*)|(?P<dollar>\$(?:[{_LETTER}][{_LETTER}0-9]*)?\$)"
     r"|(?P<comment>/\*)|(?P<parameter>\$[0-9]+)|(?P<sign>[^\w])|(?P<digits>[0-9]+)",
     re.S,
 )
@@ -34,6 +34,8 @@ _RESTRICT = re.compile(r"\\(?:un)?restrict[ \t]+\S+[ \t\r]*(?:\n|$)")
 
 class PostgresSplitter(Splitter):
     """See Splitter. COPY … FROM STDIN yields a statement of kind `copy`, a psql meta-command one of kind `meta`."""
+
+    line_end = re.compile(r"[\n\r]")
 
     def __init__(self, stream):
         super().__init__(stream)
@@ -67,6 +69,9 @@ class PostgresSplitter(Splitter):
         if kind == "blank":
             self._newline = self._newline or "\n" in text or "\r" in text
             self.pos = found.end()
+            return None
+        if kind == "line":
+            self.enter(found.end(), self.line_comment)
             return None
         if kind == "comment":
             self.enter(found.end(), self.comment())
@@ -132,6 +137,7 @@ class PostgresSplitter(Splitter):
         self.pos += 1
         if self.word != "COPY" or not self._from_stdin():
             return self.finish(end)
+        self.whole_line()
         rest = _END_OF_LINE.match(self.text, self.pos)
         if not rest:
             raise ScriptError("text behind COPY … FROM STDIN; its rows begin on the next line", line)
@@ -145,6 +151,7 @@ class PostgresSplitter(Splitter):
         return any(pair == ("FROM", "STDIN") for pair in zip(self.words, self.words[1:]))
 
     def _meta(self):
+        end = self.whole_line()
         if not self.started:
             restrict = _RESTRICT.match(self.text, self.pos)
             if restrict:
@@ -153,8 +160,7 @@ class PostgresSplitter(Splitter):
         self.begin()
         self._first_line = self.line_at(self.pos)
         self._begin, self._parts = self.pos, []
-        end = self.text.find("\n", self.pos)
-        self.pos = len(self.text) if end < 0 else end
+        self.pos = end
         return self.finish(self.pos, "meta")
 
 

@@ -34,7 +34,7 @@ class Statement:
 
 
 def chunks(stream):
-    """The text of a binary file in pieces that end with a newline or a semicolon, which no token straddles.
+    """The text of a binary file in pieces that end with a newline or a semicolon, so that no short token is cut.
 
     Raises ScriptError, with the line, where it is not UTF-8 or holds a NUL character.
     """
@@ -72,6 +72,8 @@ class Splitter:
 
     A subclass knows the tokens: token() handles what stands at self.pos and moves it on.
     """
+
+    line_end = re.compile(r"\n")  # of a comment
 
     def __init__(self, stream):
         self.chunks = chunks(stream)
@@ -127,6 +129,23 @@ class Splitter:
         self.pos += len(close)
         return True
 
+    def whole_line(self):
+        """Make the line at self.pos complete, though a chunk may end with a semicolon; the index of its end."""
+        end = self.text.find("\n", self.pos)
+        while end < 0:
+            following = next(self.chunks, None)
+            if following is None:
+                return len(self.text)
+            self.text += following
+            end = self.text.find("\n", self.pos)
+        return end
+
+    def line_comment(self):
+        """Read a comment that ends before the line does."""
+        found = self.line_end.search(self.text, self.pos)
+        self.pos = found.start() if found else len(self.text)
+        return bool(found)
+
     def comment(self):
         """A reader for a nested comment; self.pos is behind its opening."""
         nested = 1
@@ -151,7 +170,10 @@ class Splitter:
             return None
         if self._begin is not None:
             self._parts.append(self.text[self._begin:end])
-        statement = Statement("".join(self._parts).rstrip(), self._first_line, self.word, kind, data)
+        text = "".join(self._parts)
+        bare = text.rstrip()
+        # For ClickHouse "# " is a comment and "#" is an error.
+        statement = Statement(text if bare.endswith("#") else bare, self._first_line, self.word, kind, data)
         self._reset()
         return statement
 
@@ -179,7 +201,7 @@ class Splitter:
                 statement = self.token()
                 if statement is not None:
                     yield statement
-        if self._inside:
+        if self._inside and self._inside[0] != self.line_comment:
             raise ScriptError("a string or comment begins here and never ends", self._inside[1])
         last = self.at_end()
         if last is not None:

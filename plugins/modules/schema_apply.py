@@ -113,8 +113,11 @@ options:
     description:
       - V(applied) applies what is pending.
       - V(verified) applies nothing, and fails where the live schema is not what was recorded after the last run.
+      - >-
+        V(planned) applies nothing and never fails: it lists what V(applied) would do, like C(--check), and what stands
+        in its way in RV(problem).
     type: str
-    choices: [applied, verified]
+    choices: [applied, verified, planned]
     default: applied
   bundle:
     description: For the action plugin, which brings the controller's scripts here.
@@ -192,7 +195,7 @@ requirements:
   - psycopg2 on the managed host, for PostgreSQL and YugabyteDB
   - psql on the managed host, for scripts with its meta-commands
 notes:
-  - A server that cannot be reached yet is no failure with C(--check); RV(unreachable) says why it could not be asked.
+  - A server that cannot be reached yet is no failure with C(--check); RV(unasked) says why it could not be asked.
 """
 
 EXAMPLES = r"""
@@ -307,10 +310,14 @@ drift:
       description: Lines of its definition, with - for the recorded and + for the live one.
       type: list
       elements: str
-unreachable:
+unasked:
   description: Why the server could not be asked. Only with C(--check).
   type: str
   returned: when it could not
+problem:
+  description: Why nothing is known about what is pending.
+  type: str
+  returned: with O(state=planned), when there is one
 failure:
   description: Where a script failed.
   type: dict
@@ -370,7 +377,7 @@ _SPEC = {
     "drift_ignore": {"type": "list", "elements": "str", "default": []},
     "lock_timeout": {"type": "int", "default": 300},
     "run_by": {"type": "str"},
-    "state": {"type": "str", "default": "applied", "choices": ["applied", "verified"]},
+    "state": {"type": "str", "default": "applied", "choices": ["applied", "verified", "planned"]},
     "bundle": {"type": "str", "no_log": True},  # only to keep scripts out of the host's log
     "bundle_path": {"type": "path"},
 }
@@ -463,7 +470,7 @@ class Run:
     def apply(self):
         """Apply, or with --check only look. Returns the result."""
         scripts = scripts_of(self.params)
-        if self.module.check_mode:
+        if self.module.check_mode or self.params["state"] == "planned":
             return self._look(scripts)
         self.backend.open()
         before = self._plan_for_diff(scripts) if self.module._diff else None
@@ -487,11 +494,13 @@ class Run:
             outcome = run.look(self.backend, scripts, self.options)
         except self.backend.unreachable as error:
             self.module.warn(f"Set {self.params['set_name']}: {error} Nothing is known about what is applied.")
-            return {**result_of(run.Outcome()), "changed": True, "unreachable": str(error)}
+            changed = self.params["state"] != "planned"  # with --check whatever is there may be pending
+            return {**result_of(run.Outcome()), "changed": changed, "unasked": str(error).strip()}
         self._warn(outcome)
+        result = {**result_of(outcome), "changed": outcome.changed and self.params["state"] != "planned"}
         if outcome.needed:
-            return {**result_of(outcome), "needed": [script.checksum for script in outcome.needed]}
-        return {**result_of(outcome), **({"diff": diff_of(outcome)} if self.module._diff and outcome.pending else {})}
+            return {**result, "needed": [script.checksum for script in outcome.needed]}
+        return {**result, **({"diff": diff_of(outcome)} if self.module._diff and outcome.pending else {})}
 
     def _warn(self, outcome):
         if outcome.missing:
@@ -541,6 +550,8 @@ def main():
     except (Refused, LedgerError, LockTaken, *work.backend.errors) as error:
         message = str(error).strip()
     work.backend.close()
+    if params["state"] == "planned":
+        module.exit_json(**result_of(run.Outcome()), problem=message)
     module.fail_json(msg=f"Set {params['set_name']}, database {params['database']}: {message}", **more)
 
 

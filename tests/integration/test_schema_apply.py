@@ -1,0 +1,347 @@
+"""schema_apply on both engines: order, exactly once, refusals, plan, adoption, repair, drift."""
+
+import pytest
+from ansible_collections.frameworks.database.plugins.module_utils import clickhouse as clickhouse_module
+from support.clickhouse import user_xml
+from support.modules import ModuleFailed
+from support.scripts import ScriptSet, in_child
+
+
+class Engine:
+    """What the tests need to know of an engine; `query` runs in the test's database."""
+
+    def __init__(self, name, query, login, table, database):
+        self.name, self.query, self.login, self.table, self.database = name, query, login, table, database
+
+    def made(self, folder, **options):
+        """A ScriptSet for the test's database."""
+        return ScriptSet(folder, engine=self.name, database=self.database, **self.login, **options)
+
+    def create(self, name, columns="id int"):
+        """A CREATE TABLE."""
+        return f"CREATE TABLE {name} ({columns})" + self.table
+
+    def ledger(self, columns="script, status"):
+        """Rows of the ledger, in order of names."""
+        table = "schema_ledger.scripts" if self.name == "postgresql" else "schema_ledger FINAL"
+        return self.query(f"SELECT {columns} FROM {table} ORDER BY script")
+
+    def tables(self):
+        """Names of the tables that are not the ledger's."""
+        if self.name == "postgresql":
+            rows = self.query("SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace")
+        else:
+            rows = self.query("SELECT name FROM system.tables WHERE database = currentDatabase() AND engine = 'Memory'")
+        return {row[0] for row in rows}
+
+    def has_ledger(self):
+        """Whether anything of a ledger is there."""
+        if self.name == "postgresql":
+            return bool(self.query("SELECT 1 FROM pg_namespace WHERE nspname = 'schema_ledger'"))
+        return bool(self.query("SELECT 1 FROM system.tables WHERE database = currentDatabase() AND name LIKE 'schema_ledger%'"))
+
+
+@pytest.fixture(params=["postgresql", "clickhouse"])
+def engine(request):
+    """An Engine with an empty database."""
+    if request.param == "postgresql":
+        server, database = request.getfixturevalue("postgres"), request.getfixturevalue("postgres_database")
+        return Engine("postgresql", lambda sql: server.query(sql, database=database), server.login(), "", database)
+    server, database = request.getfixturevalue("clickhouse"), request.getfixturevalue("clickhouse_database")
+
+    def query(sql):
+        return [tuple(line.split("\t")) for line in server.query(sql, database=database).splitlines()]
+
+    return Engine("clickhouse", query, server.login(), " ENGINE = Memory", database)
+
+
+@pytest.fixture
+def made(engine, tmp_path):
+    """An empty ScriptSet."""
+    return engine.made(tmp_path / "set")
+
+
+def test_applied_in_order_and_once(engine, made):
+    made.files({
+        "V10__c.sql": engine.create("c"), "V9__b.sql": engine.create("b"), "0008_a.sql": engine.create("a"),
+        "init_z.sql": engine.create("z"), "init.sql": engine.create("y"), "seed/demo.sql": "INSERT INTO a VALUES (1)",
+        "R__v.sql": "CREATE OR REPLACE VIEW v AS SELECT id FROM c", "README.md": "not SQL",
+    })
+    first = made.apply(seed=True)
+    assert first["applied"] == [
+        "init.sql", "init_z.sql", "0008_a.sql", "V9__b.sql", "V10__c.sql", "R__v.sql", "seed/demo.sql"
+    ]
+    assert first["changed"]
+    assert {status for _name, status in engine.ledger()} == {"applied"}
+    second = made.apply(seed=True)
+    assert not second["changed"] and not second["applied"] and not second["pending"]
+
+
+def test_the_seed_stays_out_unless_it_is_allowed(engine, made):
+    made.files({"init.sql": engine.create("a"), "seed/demo.sql": "INSERT INTO a VALUES (1)"})
+    assert made.apply()["applied"] == ["init.sql"]
+    assert engine.query("SELECT count(*) FROM a")[0][0] in (0, "0")
+    assert made.apply(seed=True)["applied"] == ["seed/demo.sql"]
+
+
+def test_the_ledger_says_what_happened(engine, made):
+    made.write(V1__a=engine.create("a") + ";\n" + engine.create("b") + ";").apply()
+    row = engine.ledger("script, kind, version, checksum, statements, completed, status, applied_by, tool_version")[0]
+    import hashlib
+
+    checksum = hashlib.sha256((made.folder / "V1__a.sql").read_bytes()).hexdigest()
+    assert tuple(map(str, row[:7])) == ("V1__a.sql", "versioned", "1", checksum, "2", "2", "applied")
+    assert row[7] == "tester" and row[8].startswith("frameworks.database ")
+    assert engine.ledger("finished_at >= started_at, duration_ms >= 0")[0] in ((True, True), ("1", "1"))
+
+
+def test_a_target_stops_there(engine, made):
+    made.files({
+        "V1__a.sql": engine.create("a"), "V2__b.sql": engine.create("b"), "R__v.sql": "CREATE OR REPLACE VIEW v AS "
+        "SELECT 1 AS x",
+    })
+    first = made.apply(target="1")
+    assert (first["applied"], first["beyond_target"]) == (["V1__a.sql"], ["V2__b.sql", "R__v.sql"])
+    assert not made.apply(target="1")["changed"]
+    assert "no script of the set has this version" in made.refused(target="7")
+    assert made.apply(target="2")["applied"] == ["V2__b.sql", "R__v.sql"]
+
+
+def test_a_repeatable_is_applied_again_when_its_text_changes(engine, made):
+    made.write(R__v="CREATE OR REPLACE VIEW v AS SELECT 1 AS x").apply()
+    made.write(R__v="CREATE OR REPLACE VIEW v AS SELECT 2 AS x")
+    assert [step["reason"] for step in made.apply(check=True)["pending"]] == ["changed"]
+    assert made.apply()["applied"] == ["R__v.sql"]
+    assert str(engine.query("SELECT x FROM v")[0][0]) == "2"
+    assert not made.apply()["changed"]
+
+
+def test_an_edited_script_is_refused_until_it_is_accepted_by_name(engine, made):
+    made.write(V1__a=engine.create("a"), V2__b=engine.create("b")).apply()
+    made.write(V1__a=engine.create("a") + "; -- more", V3__c=engine.create("c"))
+    said = made.refused()
+    assert "V1__a.sql was changed after it had been applied" in said and "repair" in said
+    assert "c" not in engine.tables()
+    assert made.apply(check=True)["conflicts"]
+    repaired = made.apply(repair=["V1__a.sql"])
+    assert (repaired["repaired"], repaired["applied"]) == (["V1__a.sql"], ["V3__c.sql"])
+    assert not made.apply(repair=["V1__a.sql"])["changed"]
+    assert "neither in the set nor in its ledger" in made.refused(repair=["V9__x.sql"])
+
+
+def test_an_older_version_that_comes_late_is_refused_unless_allowed(engine, made):
+    made.write(V1__a=engine.create("a"), V3__c=engine.create("c")).apply()
+    made.write(V2__b=engine.create("b"))
+    assert "V2__b.sql is new, but a later version is applied" in made.refused()
+    assert made.apply(out_of_order=True)["applied"] == ["V2__b.sql"]
+
+
+def test_a_script_that_is_gone_is_named(engine, made):
+    made.write(V1__a=engine.create("a"), V2__b=engine.create("b")).apply()
+    (made.folder / "V1__a.sql").unlink()
+    result = made.apply()
+    assert result["missing"] == ["V1__a.sql"] and not result["changed"]
+
+
+def test_check_writes_nothing_and_lists_everything(engine, made):
+    made.files({"init.sql": engine.create("a") + ";" + engine.create("b"), "V1__c.sql": engine.create("c") + ";"})
+    result = made.apply(check=True, diff=True)
+    assert result["changed"]
+    assert [(step["script"], step["reason"], step["statements"]) for step in result["pending"]] == [
+        ("init.sql", "new", 2), ("V1__c.sql", "new", 1)
+    ]
+    assert engine.create("c") in result["diff"]["after"]
+    assert not engine.has_ledger() and not engine.tables()
+
+
+def test_a_script_that_cannot_be_run_is_refused_before_any_other(engine, made):
+    made.files({"V1__a.sql": engine.create("a"), "V2__b.sql": "\nSELECT 'open"})
+    said = made.refused()
+    assert "V2__b.sql, line 2" in said and "never ends" in said
+    assert not engine.tables()
+    assert "V2__b.sql, line 2" in made.apply(check=True)["conflicts"][0]
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({}, "no SQL script"), ({"V1__a.sql": ""}, "is empty"), ({"init.sql": "-- nothing\n"}, "no statement"),
+        ({"init.sql": b"SELECT '\xe4'"}, "not UTF-8"), ({"notes.sql": "SELECT 1"}, "not the name of a script: notes.sql"),
+        ({"V1__a.sql": "SELECT 1", "0001_b.sql": "SELECT 1"}, "have the same version"),
+        ({"init.sql": "SELECT 1", "more/V1__a.sql": "SELECT 1"}, "scripts lie in"),
+    ],
+    ids=["empty folder", "empty file", "only comments", "not UTF-8", "bad name", "version twice", "subfolder"],
+)
+def test_bad_sets_are_refused_by_name(engine, made, files, says):
+    made.files(files)
+    assert says in made.refused()
+    assert not engine.has_ledger() or not engine.ledger()
+
+
+def test_a_folder_that_is_missing_is_refused(engine, made):
+    assert "there is no such folder" in made.refused(path=str(made.folder / "gone"))
+
+
+def test_files_are_applied_in_their_order(engine, made):
+    made.files({"b.sql": engine.create("b"), "a.sql": "INSERT INTO b VALUES (1)"})
+    files = [str(made.folder / name) for name in ("b.sql", "a.sql")]
+    del made.options["path"]
+    assert made.apply(files=files)["applied"] == ["b.sql", "a.sql"]
+
+
+def test_two_sets_share_a_database(engine, made, tmp_path):
+    made.write(V1__a=engine.create("a")).apply()
+    other = engine.made(tmp_path / "other", set_name="other").write(V1__a=engine.create("b"))
+    assert other.apply()["applied"] == ["V1__a.sql"]
+    assert not made.apply()["changed"] and not other.apply()["changed"]
+    assert not made.apply()["drift"]
+
+
+def test_placeholders(engine, made):
+    made.write(V1__a=engine.create("${name}") + ";\nINSERT INTO ${name} VALUES (${one});")
+    assert "$" in made.refused()
+    made.apply(placeholders={"name": "x"}, check=True)
+    assert "line 2" in made.refused(placeholders={"name": "x"}, repair=["V1__a.sql"])
+    assert made.apply(placeholders={"name": "x", "one": 7}, repair=["V1__a.sql"])["changed"]
+    assert str(engine.query("SELECT id FROM x")[0][0]) == "7"
+
+
+def test_secret_placeholders_are_shown_nowhere(engine, made):
+    made.write(V1__a="SELECT '${key}' FROM nowhere_${key}")
+    with pytest.raises(ModuleFailed) as error:
+        made.apply(secret_placeholders={"key": "hush"}, diff=True)
+    assert "hush" not in str(error.value.result)
+    assert "hush" not in str(engine.ledger("error, marker"))
+
+
+def test_a_ledger_that_cannot_be_read_stops_everything(engine, made):
+    made.write(V1__a=engine.create("a")).apply()
+    made.write(V2__b=engine.create("b"))
+    table = "schema_ledger.scripts" if engine.name == "postgresql" else "schema_ledger"
+    column = "RENAME COLUMN checksum TO sum" if engine.name == "postgresql" else "DROP COLUMN checksum"
+    engine.query(f"ALTER TABLE {table} {column}")
+    assert "cannot be read" in made.refused()
+    assert "cannot be read" in made.refused(check=True)
+    assert engine.tables() == {"a"}
+
+
+def test_baseline_adopts_what_is_there(engine, made):
+    engine.query(engine.create("a"))
+    made.files({
+        "init.sql": engine.create("a"), "V1__x.sql": "broken", "V2__b.sql": engine.create("b"),
+        "R__v.sql": "CREATE OR REPLACE VIEW v AS SELECT 1 AS x",
+    })
+    assert "say in target up to which version" in made.refused(baseline=True)
+    assert made.apply(baseline=True, target="1", check=True)["adopted"] == ["init.sql", "V1__x.sql"]
+    first = made.apply(baseline=True, target="1")
+    assert (first["adopted"], first["applied"]) == (["init.sql", "V1__x.sql"], [])
+    second = made.apply(baseline=True)
+    assert (second["adopted"], second["applied"]) == ([], ["V2__b.sql", "R__v.sql"])
+
+
+def test_baseline_is_refused_for_an_empty_database(engine, made):
+    made.write(init=engine.create("a"))
+    assert "the database is empty" in made.refused(baseline=True)
+
+
+def test_drift_is_named_and_survives_the_next_run(engine, made):
+    made.write(V1__a=engine.create("a"), V2__b=engine.create("b")).apply()
+    assert not made.apply(state="verified")["changed"]
+    engine.query("ALTER TABLE a ADD COLUMN by_hand int" if engine.name == "postgresql" else "RENAME TABLE a TO a2")
+    engine.query("DROP TABLE b")
+    engine.query(engine.create("c"))
+    said = made.refused(state="verified")
+    assert "added    table" in said and "dropped  table" in said
+    assert "by_hand" in said or "a2" in said
+    made.write(V3__d=engine.create("d"))
+    result = made.apply()
+    assert {change["change"] for change in result["drift"]} >= {"added", "dropped"}
+    again = made.refused(state="verified")
+    assert "table d" not in again and "public.d" not in again  # the script made it
+    assert "dropped  table" in again
+    assert made.apply(accept_drift=True)["changed"]
+    assert not made.apply(state="verified")["changed"]
+    assert not made.apply(accept_drift=True)["changed"]
+
+
+def test_drift_can_be_ignored_by_pattern(engine, made):
+    made.write(V1__a=engine.create("a")).apply()
+    engine.query(engine.create("events_p1"))
+    assert "events_p1" in made.refused(state="verified")
+    assert not made.apply(state="verified", drift_ignore=["* *events_p*"])["changed"]
+
+
+def test_verifying_what_was_never_applied_is_refused(engine, made):
+    made.write(V1__a=engine.create("a"))
+    assert "apply the set first" in made.refused(state="verified")
+
+
+def test_a_database_that_is_missing_is_named(engine, made):
+    made.write(V1__a=engine.create("a"))
+    said = made.refused(database="no_such_database")
+    assert "no_such_database" in said
+
+
+def test_an_unreachable_server_is_no_failure_of_a_check(engine, made):
+    made.write(V1__a=engine.create("a"))
+    result = made.apply(check=True, login_port=1)
+    assert result["changed"] and result["unasked"]
+    assert not made.apply(state="planned", login_port=1)["changed"]
+    made.refused(login_port=1)
+
+
+def test_a_plan_never_fails(engine, made):
+    made.files({"V1__a.sql": engine.create("a"), "bad.sql": "SELECT 1"})
+    assert "not the name of a script" in made.apply(state="planned")["problem"]
+
+
+def test_many_small_scripts(engine, made):
+    made.files({f"V{n}__t.sql": engine.create(f"t{n}") for n in range(1, 41)})
+    assert len(made.apply()["applied"]) == 40
+    assert len(engine.tables()) == 40
+
+
+def test_two_processes_at_once_apply_everything_once(engine, made):
+    import concurrent.futures
+
+    made.files({f"V{n}__t.sql": engine.create(f"t{n}") + f"; INSERT INTO t{n} VALUES ({n});" for n in range(1, 9)})
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda _n: in_child(made.apply), range(3)))
+    assert not [result for result in results if "error" in result]
+    assert sorted(len(result["applied"]) for result in results) == [0, 0, 8]
+    assert {str(engine.query(f"SELECT count(*) FROM t{n}")[0][0]) for n in range(1, 9)} == {"1"}
+
+
+def test_waiting_ends_and_names_the_holder(engine, made):
+    slow = "SELECT pg_sleep(4)" if engine.name == "postgresql" else "SELECT sleep(3)"
+    made.write(V1__a=slow)
+    import threading
+    import time
+
+    first = threading.Thread(target=lambda: in_child(made.apply))
+    first.start()
+    deadline = time.monotonic() + 20
+    while not made.apply(check=True)["lock_holder"]:
+        assert time.monotonic() < deadline
+    said = made.refused(lock_timeout=0)
+    first.join()
+    assert "still holds" in said
+    assert "tester" in said or engine.login["login_user"] in said
+
+
+@pytest.mark.usefixtures("clickhouse")
+def test_a_clickhouse_user_without_rights_is_told(tmp_path):
+    from support.clickhouse import ClickHouseServer
+
+    reader = user_xml("reader", "r", ["GRANT SELECT ON d.*"])
+    server = ClickHouseServer(users=[reader])
+    try:
+        server.start()
+        server.query("CREATE DATABASE d")
+        made = ScriptSet(tmp_path, engine="clickhouse", database="d", **server.login(login_user="reader", login_password="r"))
+        made.write(init="CREATE TABLE a (id int) ENGINE = Memory")
+        assert "needs CREATE TABLE" in made.refused()
+        with pytest.raises(clickhouse_module.ServerError):
+            clickhouse_module.Client(made.options).execute("SELECT 1 FROM d.schema_ledger")
+    finally:
+        server.close()

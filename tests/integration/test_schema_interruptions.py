@@ -1,0 +1,166 @@
+"""A run that is killed anywhere: the next one ends where an undisturbed one would have."""
+
+import functools
+
+import pytest
+from ansible_collections.frameworks.database.plugins.module_utils import clickhouse as clickhouse_module
+from ansible_collections.frameworks.database.plugins.module_utils import (
+    ledger_postgres,
+    schema_postgres,
+)
+from ansible_collections.frameworks.database.plugins.module_utils import postgres as postgres_module
+from support.scripts import Reaper, ScriptSet, in_child
+
+POSTGRES_SCRIPTS = {
+    "init.sql": "CREATE TABLE a (id int PRIMARY KEY, n int);\nINSERT INTO a VALUES (1, 1), (2, 2);",
+    "V1__more.sql": "SET search_path = public;\nALTER TABLE a ADD m int;\nUPDATE a SET n = n + 1;\n"
+    "CREATE TABLE b (id int);\n"
+    "COPY b FROM STDIN;\n1\n2\n\\.\n",
+    "V2__outside.sql": "-- no-transaction\nCREATE TABLE c (id int, t text);\n"
+    "INSERT INTO c SELECT g, 'x' FROM generate_series(1, 50) g;\n"
+    "CREATE INDEX CONCURRENTLY c_id ON c (id);\nBEGIN;\nUPDATE c SET id = id + 1;\nINSERT INTO c VALUES (0, 'y');\n"
+    "COMMIT;\n"
+    "INSERT INTO a VALUES (3, 3);\nDROP INDEX CONCURRENTLY c_id;\nCREATE UNIQUE INDEX CONCURRENTLY c_u ON c (id);\n"
+    "VACUUM c;",
+    "R__view.sql": "CREATE OR REPLACE VIEW v AS SELECT sum(n) AS total FROM a;",
+}
+CLICKHOUSE_SCRIPTS = {
+    "init.sql": "CREATE TABLE a (id UInt32, n UInt32) ENGINE = MergeTree ORDER BY id;\n"
+    "CREATE TABLE b (id UInt32) ENGINE = MergeTree ORDER BY id;\n"
+    "INSERT INTO a VALUES (1, 1), (2, 2);\nCREATE VIEW v AS SELECT sum(n) AS total FROM a;",
+    "V1__more.sql": "SET mutations_sync = 2;\nALTER TABLE a ADD COLUMN m UInt8 DEFAULT 1;\n"
+    "ALTER TABLE a UPDATE n = n + 1 WHERE 1;\n"
+    "INSERT INTO b SELECT number FROM numbers(10);\nINSERT INTO b SELECT number FROM numbers(5);\n"
+    "CREATE TABLE c (id UInt32) ENGINE = Memory;\nINSERT INTO c VALUES (1);\nRENAME TABLE b TO d;\n"
+    "CREATE TABLE b (id UInt32) ENGINE = MergeTree ORDER BY id;\nEXCHANGE TABLES b AND d;\nDROP TABLE d;\n"
+    "CREATE TABLE e ENGINE = MergeTree ORDER BY id AS SELECT * FROM a;\nALTER TABLE a DROP COLUMN m;",
+    "R__view.sql": "CREATE OR REPLACE VIEW w AS SELECT count() AS c FROM b;",
+}
+
+
+def postgres_state(server, database):
+    """Everything that the scripts make, with the rows, and what the ledger says."""
+    return server.query(
+        "SELECT (SELECT json_agg(a ORDER BY id) FROM a)::text, (SELECT json_agg(b ORDER BY id) FROM b)::text, "
+        "(SELECT json_agg(c ORDER BY id) FROM c)::text, (SELECT total FROM v), "
+        "(SELECT array_agg(c.relname || c.relkind::text || coalesce(i.indisvalid, true) ORDER BY c.relname) FROM "
+        "pg_class c "
+        "LEFT JOIN pg_index i ON i.indexrelid = c.oid WHERE relnamespace = 'public'::regnamespace), "
+        "(SELECT array_agg(concat_ws(' ', script, status, completed, statements) ORDER BY script) FROM "
+        "schema_ledger.scripts)",
+        database=database,
+    )
+
+
+def clickhouse_state(server, database):
+    """Everything that the scripts make, with the rows."""
+    tables = server.query(
+        f"SELECT name, replaceAll(create_table_query, '{database}', 'd') FROM system.tables WHERE database = "
+        f"'{database}' "
+        "AND NOT startsWith(name, 'schema_ledger') ORDER BY name"
+    )
+    names = [line.split("\t")[0] for line in tables.splitlines()]
+    rows = {name: server.query(f"SELECT * FROM {database}.{name} ORDER BY ALL") for name in names}
+    ledger = server.query(
+        f"SELECT script, status, completed, statements FROM {database}.schema_ledger FINAL ORDER BY script"
+    )
+    return tables, rows, ledger
+
+
+def patch_postgres(reaper):
+    """Count what goes to PostgreSQL; in the child only."""
+    backend = schema_postgres.PostgresBackend
+    backend.run = staticmethod(reaper.around(backend.run))
+    backend.execute = reaper.around(backend.execute)
+    ledger_postgres.PostgresLedger._execute = reaper.around(ledger_postgres.PostgresLedger._execute)
+
+
+def pretend_yugabyte():
+    """Treat the PostgreSQL of the tests as a YugabyteDB: no transactional DDL, no advisory locks, a lease."""
+    postgres_module.dialect = lambda connection: postgres_module.YugabyteDB((2, 20, 0))
+
+
+def kill_everywhere(made, kill, prepare, forget_lease, state):
+    """Apply `made` once for each call to the server, killed behind it, and then undisturbed: the same state each time.
+
+    kill(reaper) installs the Reaper and prepare() what the engine needs, both in the child. forget_lease() is the
+    expiry of the dead run's lease; tests of their own wait for it. Returns how many calls there are.
+    """
+
+    def disturbed(number):
+        prepare()
+        kill(Reaper(number))
+        return made.apply()
+
+    def undisturbed():
+        prepare()
+        return made.apply()
+
+    expected, number = None, 0
+    while True:
+        first = in_child(functools.partial(disturbed, number))
+        if number and first != -9:
+            return number
+        if number:
+            forget_lease()
+            second = in_child(undisturbed)
+            assert "applied" in second, (number, second)
+        if number % 8 == 0:
+            third = in_child(undisturbed)
+            assert third.get("changed") is False, (number, third)
+        found = state()
+        expected = expected or found
+        assert found == expected, f"killed after call {number}"
+        number += 1
+
+
+@pytest.mark.parametrize("engine", ["postgresql", "yugabytedb"])
+def test_killed_at_every_call_to_postgresql(postgres, postgres_database, tmp_path, engine):
+    scripts = dict(POSTGRES_SCRIPTS)
+    if engine == "yugabytedb":
+        scripts["V2__outside.sql"] = scripts["V2__outside.sql"].replace("CONCURRENTLY ", "")
+    made = ScriptSet(tmp_path, engine=engine, database=postgres_database, **postgres.login()).files(scripts)
+
+    def state():
+        found = postgres_state(postgres, postgres_database)
+        postgres.query(
+            "DROP SCHEMA schema_ledger CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public",
+            database=postgres_database,
+        )
+        return found
+
+    def forget_lease():
+        if (
+            engine == "yugabytedb"
+            and postgres.query("SELECT to_regclass('schema_ledger.lease')", database=postgres_database)[0][0]
+        ):
+            postgres.query("DELETE FROM schema_ledger.lease", database=postgres_database)
+
+    calls = kill_everywhere(
+        made, patch_postgres, pretend_yugabyte if engine == "yugabytedb" else lambda: None, forget_lease, state
+    )
+    assert calls > 40
+
+
+def test_killed_at_every_call_to_clickhouse(clickhouse, clickhouse_database, tmp_path):
+    made = ScriptSet(tmp_path, engine="clickhouse", database=clickhouse_database, **clickhouse.login()).files(
+        CLICKHOUSE_SCRIPTS
+    )
+
+    def kill(reaper):
+        clickhouse_module.Client.execute = reaper.around(clickhouse_module.Client.execute)
+
+    def state():
+        found = clickhouse_state(clickhouse, clickhouse_database)
+        clickhouse.query(f"DROP DATABASE {clickhouse_database} SYNC")
+        clickhouse.query(f"CREATE DATABASE {clickhouse_database}")
+        return found
+
+    calls = kill_everywhere(
+        made,
+        kill,
+        lambda: None,
+        lambda: clickhouse.query(f"TRUNCATE TABLE IF EXISTS {clickhouse_database}.schema_ledger_lease"),
+        state,
+    )
+    assert calls > 40
