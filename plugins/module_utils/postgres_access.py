@@ -10,7 +10,15 @@ import secrets
 from typing import NamedTuple
 
 from .declared import did_you_mean
-from .postgres import ConnectionFailed, connect, dialect, psycopg2, take_advisory_lock
+from .postgres import (
+    ConnectionFailed,
+    PostgresError,
+    connect,
+    dialect,
+    psycopg2,
+    server_address,
+    take_advisory_lock,
+)
 from .postgres_catalogue import new_database, read_database, read_server
 from .postgres_grants import builtin_acl, check_grants, database_target, plan_grants
 from .postgres_password import matches
@@ -26,6 +34,10 @@ from .postgres_plan import (
 LOCK = "frameworks.database access"
 # Failed logins that the server only refuses after it has accepted the password.
 _PASSWORD_ACCEPTED = ("database", "login", "limit")
+
+
+class ConnectionLost(PostgresError):
+    """The server went away between the login and the end."""
 
 
 class StatementFailed(Exception):
@@ -70,6 +82,15 @@ class Access:
         Returns [(database that it runs in, Change)] in the order of running.
         Raises PostgresError, Refused, StatementFailed.
         """
+        try:
+            return self._provision()
+        except (PostgresError, Refused, StatementFailed):
+            raise
+        except psycopg2.Error as error:
+            said = " ".join(str(error).split()).rstrip(".")
+            raise ConnectionLost(f"While talking to {server_address(self.params)}: {said}. Run again.") from None
+
+    def _provision(self):
         check_users(self.users)
         self.engine = dialect(self._connection(self.login_db))
         check_databases(self.databases, self.engine)
@@ -143,9 +164,7 @@ class Access:
     def _plan(self):
         self._declared_roles = {user["name"]: user["state"] for user in self.users}
         self._check_grants_exist()
-        users = plan_users(
-            self.users, self.server, self._check_role, self._instants(), lambda user: self._password_holds(user)
-        )
+        users = plan_users(self.users, self.server, self._check_role, self._instants(), self._password_holds)
         creations, alterations = plan_databases(self.databases, self.server, self._check_role)
         drops, leaving, farewells = plan_drops(
             self.users, self.databases, self.server, self._check_role, self.login_db

@@ -202,6 +202,16 @@ def test_a_run_that_waits_too_long_names_the_other_one(postgres, declared):
         other.close()
 
 
+def test_a_server_that_goes_away(postgres, declared, monkeypatch):
+    def read(connection, *_arguments):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    monkeypatch.setattr(postgres_access, "read_server", read)
+    with pytest.raises(ModuleFailed, match=rf"While talking to .*:{postgres.port}: .*(closed|terminating).*Run again"):
+        access(postgres, **declared)
+
+
 def test_killed_in_the_middle_the_next_run_repairs(postgres, unique, declared):
     # Another session holds the schema's catalogue row, so that the run gets past the database and stays at its grants.
     postgres.query(f"CREATE ROLE {unique}_user")
