@@ -5,7 +5,7 @@ import itertools
 import uuid
 
 TABLETS = {"user": 6, "system": 6}
-HEARTBEAT_SECONDS = 2.0  # a server that was silent for longer leads nothing
+HEARTBEAT_SECONDS = 4.0  # a server that was silent for longer leads nothing
 CATCH_UP_SECONDS = 1.0  # what the replicas of a server need after its start
 ELECTION_SECONDS = 0.5
 BALANCER_SECONDS = 0.05  # for moving one leader or one replica

@@ -25,9 +25,6 @@ options:
     description: The node's address, as the other nodes know it.
     type: str
     required: true
-  controller_time:
-    description: Seconds since the epoch on the controller, as the task starts.
-    type: float
   install_dir:
     description: Directory whose subdirectories are the releases.
     type: path
@@ -108,7 +105,7 @@ node:
       type: dict
     clock:
       description: >-
-        Whether it is synchronised (null where nobody can tell), and its distance from the controller's in seconds.
+        Whether it is synchronised (null where nobody can tell), and the time on it in seconds since the epoch.
       type: dict
     addresses:
       description: What the node's address resolves to here, and which of that is not this host's.
@@ -229,8 +226,8 @@ def disk(path):
     }
 
 
-def clock(run, controller_time):
-    skew = None if controller_time is None else round(time.time() - controller_time, 3)
+def clock(run):
+    now = time.time()
     for words, answer in (
         (["chronyc", "-n", "tracking"], lambda out: "Leap status     : Normal" in out),
         (["timedatectl", "show", "--property=NTPSynchronized", "--value"], lambda out: out.strip() == "yes"),
@@ -238,8 +235,8 @@ def clock(run, controller_time):
         if shutil.which(words[0]):
             status, out, _err = run(words)
             if status == 0:
-                return {"synchronised": answer(out), "says": words[0], "skew": skew}
-    return {"synchronised": None, "says": None, "skew": skew}
+                return {"synchronised": answer(out), "now": now}
+    return {"synchronised": None, "now": now}
 
 
 def addresses(name):
@@ -293,7 +290,7 @@ def checksum(path):
 
 def kept_flags(path):
     return dict(re.findall(
-        r"^--(fs_data_dirs|replication_factor|use_node_to_node_encryption)=(.*)$", content(path), re.MULTILINE
+        r"^--(fs_data_dirs|placement_\w+|use_node_to_node_encryption)=(.*)$", content(path), re.MULTILINE
     ))
 
 
@@ -414,7 +411,6 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "address": {"type": "str", "required": True},
-            "controller_time": {"type": "float"},
             "install_dir": {"type": "path", "required": True},
             "data_dirs": {"type": "list", "elements": "path", "required": True},
             "certificate": {"type": "path"},
@@ -431,7 +427,6 @@ def main():
         supports_check_mode=True,
     )
     params = module.params
-    skew = clock(module.run_command, params["controller_time"])  # first: it compares with the start of the task
     try:
         account = pwd.getpwnam(params["user"])
         user = {"uid": account.pw_uid, "gid": account.pw_gid, "home": account.pw_dir}
@@ -453,7 +448,7 @@ def main():
         "system": system(),
         "disks": [disk(path) for path in params["data_dirs"]],
         "install": disk(params["install_dir"]),
-        "clock": skew,
+        "clock": clock(module.run_command),
         "addresses": addresses(params["address"]),
         "ports": listeners(params["ports"]),
         "user": user,
