@@ -78,7 +78,8 @@ def read(client, declared, exclusive=(), cluster=None):
         for catalogue, row in table("quotas"):
             catalogue.quotas[row["name"]] = {**row, "limits": {}}
         for catalogue, row in table("quota_limits"):
-            catalogue.quotas[row["quota_name"]]["limits"][row["duration"]] = row
+            if row["quota_name"] in catalogue.quotas:  # it may have gone between the two queries
+                catalogue.quotas[row["quota_name"]]["limits"][row["duration"]] = row
     if wanted("row_policies"):
         for catalogue, row in table("row_policies"):
             catalogue.row_policies[(row["short_name"], row["database"], row["table"])] = row

@@ -60,16 +60,18 @@ class Server:
                 f"login_user {self.client.user!r} may not see what the server has: {error.message} Use a user with "
                 "access_management"
             ) from error
-        planned = {}  # by what is shown, which is the same for all servers of a cluster
+        # What several servers need is run once, where the last of them needs it: after what it depends on for all.
+        planned = {}
         for catalogue in catalogues.values():
             planner = Planner(
                 declared, catalogue, privileges, self.client.version, exclusive=exclusive, cluster=cluster,
                 login_user=self.client.user, format_filter=self._format_filter,
-                password_differs=self._password_differs,
+                password_differs=(lambda user, row: False) if again else self._password_differs,
             )
             for statement in planner.plan():
                 if not (again and statement.shown != statement.sql):
-                    planned.setdefault(statement.shown, statement)
+                    planned.pop(statement.shown, None)
+                    planned[statement.shown] = statement
         return list(planned.values())
 
     def _execute(self, statement, number):

@@ -6,6 +6,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 
 from ansible.module_utils import basic
+from ansible.module_utils.common import warnings
 
 
 class ModuleFailed(Exception):
@@ -26,6 +27,7 @@ def run_module(name, arguments, check=False, diff=True):
         {"ANSIBLE_MODULE_ARGS": {**arguments, "_ansible_check_mode": check, "_ansible_diff": diff}}
     ).encode()
     basic._ANSIBLE_PROFILE = "legacy"
+    warnings._global_warnings.clear()  # a module is a process of its own
     output = StringIO()
     try:
         with redirect_stdout(output):

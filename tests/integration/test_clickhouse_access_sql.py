@@ -1,0 +1,297 @@
+"""clickhouse_access with storage sql, on a double of the storage that the embedded engine lacks (see the double)."""
+
+import hashlib
+
+import pytest
+from support.clickhouse_double import AccessDouble
+from support.modules import ModuleFailed, run_module
+
+PASSWORD = "pass of the test"
+D = {"database": "d"}
+
+
+@pytest.fixture
+def double(clickhouse):
+    """An AccessDouble before the session's engine."""
+    instance = AccessDouble(clickhouse)
+    try:
+        yield instance.start()
+    finally:
+        instance.close()
+
+
+@pytest.fixture
+def cluster(clickhouse):
+    """An AccessDouble of two replicas."""
+    instance = AccessDouble(clickhouse, replicas=2)
+    try:
+        yield instance.start()
+    finally:
+        instance.close()
+
+
+def access(double, check=False, **options):
+    """The module's result."""
+    return run_module("clickhouse_access", {**double.login(timeout=20), **options}, check=check)
+
+
+def settled(double, **options):
+    """Run twice: the statements of the first run, the second having found nothing to do."""
+    planned = access(double, check=True, **options)["statements"]
+    assert double.executed == []
+    first = access(double, **options)
+    assert first["statements"] == planned and first["changed"] == bool(planned)
+    assert not first.get("warnings"), first["warnings"]
+    again = access(double, **options)
+    assert (again["changed"], again["statements"]) == (False, []), again["statements"]
+    double.executed.clear()
+    return first["statements"]
+
+
+EVERYTHING = {
+    "settings_profiles": [
+        {"name": "base", "settings": {"max_threads": 4, "log_queries": True}},
+        {"name": "limited", "settings": {"max_memory_usage": 4000000000, "log_comment": "it's, MIN 'x'"},
+         "inherit": ["base"], "constraints": [
+             {"name": "max_memory_usage", "min": "1", "max": "8000000000"},
+             {"name": "readonly", "writability": "const"}]},
+        {"name": "empty"},
+    ],
+    "roles": [
+        {"name": "reader", "grants": [{"privileges": ["SELECT"], **D}],
+         "revokes": [{"privileges": ["SELECT"], **D, "table": "secret"}]},
+        {"name": "lead", "admin_roles": ["reader"]},
+    ],
+    "users": [
+        {"name": "app", "password": PASSWORD, "grants": [{"privileges": ["ALL"], **D}], "default_database": "d",
+         "hosts": ["local", "10.0.0.0/8"], "profile": "limited"},
+        {"name": "report", "password": "another pass", "roles": ["reader"], "hosts": ["any"], "grants": [
+            {"privileges": ["SELECT", "INSERT"], **D, "table": "t", "columns": ["a", "b c"], "grant_option": True}]},
+        {"name": "probe", "auth": "no_password", "hosts": ["::1", "%.example.org", "db.example.org"]},
+    ],
+    "quotas": [
+        {"name": "few", "intervals": [{"seconds": 3600, "queries": 100, "execution_time": 12.5},
+                                      {"seconds": 60, "randomized": True, "errors": 5}, {"seconds": 5}],
+         "to": ["app", "reader"], "keyed_by": "client_key_or_user_name"},
+        {"name": "counted", "keyed_by": "none", "intervals": [{"seconds": 60}]},
+    ],
+    "row_policies": [
+        {"name": "tenant", "database": "d", "table": "t", "filter": "tenant=1 and  (x>2)", "to": ["report"]},
+        {"name": "all of d", "database": "d", "table": "*", "filter": "1", "restrictive": True, "to": ["reader"]},
+    ],
+}
+
+
+def test_everything_at_once_and_then_nothing(double):
+    statements = settled(double, **EVERYTHING)
+    assert (
+        "CREATE USER IF NOT EXISTS `app` IDENTIFIED WITH sha256_hash BY '********' SALT '********' "
+        "HOST IP '10.0.0.0/8', LOCAL DEFAULT DATABASE `d` SETTINGS PROFILE `limited`"
+    ) in statements
+    assert "GRANT ALL ON `d`.* TO `app`" in statements
+    assert "GRANT SELECT(`a`, `b c`), INSERT(`a`, `b c`) ON `d`.`t` TO `report` WITH GRANT OPTION" in statements
+    assert "REVOKE SELECT ON `d`.`secret` FROM `reader`" in statements
+    assert "GRANT `reader` TO `lead` WITH ADMIN OPTION" in statements
+
+
+@pytest.mark.parametrize(("kind", "index", "change", "begins"), [
+    ("settings_profiles", 0, {"settings": {"max_threads": 5}}, ["ALTER SETTINGS PROFILE `base` SETTINGS max_threads"]),
+    ("settings_profiles", 1, {"inherit": []}, ["ALTER SETTINGS PROFILE `limited` SETTINGS max_memory_usage"]),
+    ("settings_profiles", 1, {"constraints": []}, ["ALTER SETTINGS PROFILE `limited` SETTINGS INHERIT `base`"]),
+    ("users", 0, {"hosts": ["local"]}, ["ALTER USER `app` HOST LOCAL"]),
+    ("users", 0, {"hosts": []}, ["ALTER USER `app` HOST NONE"]),
+    ("users", 0, {"profile": "base"}, ["ALTER USER `app` SETTINGS PROFILE `base`"]),
+    ("users", 0, {"default_database": "e"}, ["ALTER USER `app` DEFAULT DATABASE `e`"]),
+    ("users", 2, {"auth": "sha256_password", "password": PASSWORD}, ["ALTER USER `probe` IDENTIFIED WITH sha256_hash"]),
+    ("users", 1, {"roles": ["lead"]}, ["GRANT `lead` TO `report`"]),
+    ("users", 1, {"roles": [], "admin_roles": ["reader"]}, ["GRANT `reader` TO `report` WITH ADMIN OPTION"]),
+    ("roles", 0, {"revokes": []}, ["GRANT SELECT ON `d`.* TO `reader`"]),
+    ("quotas", 0, {"to": ["app"]}, ["CREATE QUOTA OR REPLACE `few`"]),
+    ("quotas", 0, {"keyed_by": "ip_address"}, ["CREATE QUOTA OR REPLACE `few` KEYED BY ip_address"]),
+    ("quotas", 0, {"intervals": [{"seconds": 3600, "queries": 100}]}, ["CREATE QUOTA OR REPLACE `few`"]),
+    ("row_policies", 0, {"filter": "tenant = 2"}, ["CREATE ROW POLICY OR REPLACE `tenant` ON `d`.`t`"]),
+    ("row_policies", 1, {"restrictive": False}, ["CREATE ROW POLICY OR REPLACE `all of d` ON `d`.*"]),
+    ("users", 0, {"state": "absent"}, ["DROP USER IF EXISTS `app`"]),
+    ("roles", 1, {"state": "absent"}, ["DROP ROLE IF EXISTS `lead`"]),
+    ("quotas", 1, {"state": "absent"}, ["DROP QUOTA IF EXISTS `counted`"]),
+    ("settings_profiles", 2, {"state": "absent"}, ["DROP SETTINGS PROFILE IF EXISTS `empty`"]),
+    ("row_policies", 1, {"state": "absent"}, ["DROP ROW POLICY IF EXISTS `all of d` ON `d`.*"]),
+])
+def test_one_difference_is_one_statement(double, kind, index, change, begins):
+    access(double, **EVERYTHING)
+    double.executed.clear()
+    changed = {**EVERYTHING, kind: list(EVERYTHING[kind])}
+    changed[kind][index] = {**changed[kind][index], **change}
+    statements = settled(double, **changed)
+    assert len(statements) == len(begins)
+    assert all(statement.startswith(begin) for statement, begin in zip(statements, begins)), statements
+
+
+def test_a_password_is_compared_by_a_login_and_never_seen(double):
+    users = [{"name": "app", "password": PASSWORD}]
+    access(double, users=users)
+    assert double.replicas[0].secrets["app"][0][0] not in str(access(double, users=users))
+    users[0]["password"] = "the second one"
+    result = access(double, users=users)
+    assert result["statements"] == [
+        "ALTER USER `app` IDENTIFIED WITH sha256_hash BY '********' SALT '********'"]
+    digest, salt = double.replicas[0].secrets["app"][0]
+    assert hashlib.sha256(f"the second one{salt}".encode()).hexdigest() == digest
+    assert not any(secret in str(result) for secret in ("the second one", digest, salt))
+    assert not any("the second one" in statement for statement in double.executed)
+    assert not access(double, users=users)["changed"]
+
+
+def test_a_password_that_cannot_be_compared_stays_with_a_warning(double):
+    users = [{"name": "app", "password": PASSWORD, "hosts": ["192.0.2.0/24"]}]
+    access(double, users=users)
+    users[0]["password"] = "the second one"
+    result = access(double, users=users)
+    assert not result["changed"]
+    assert "may not log in from this host" in str(result["warnings"])
+    users[0]["update_password"] = "force"
+    assert access(double, users=users)["changed"] and access(double, users=users)["changed"]
+
+
+def test_a_password_only_for_a_new_user(double):
+    users = [{"name": "app", "password": PASSWORD, "update_password": "on_create"}]
+    assert access(double, users=users)["changed"]
+    users[0]["password"] = "the second one"
+    assert not access(double, users=users)["changed"]
+
+
+def test_a_rotation_has_two_passwords_and_then_one(double):
+    users = [{"name": "app", "password": "the first one"}]
+    settled(double, users=users)
+    users = [{"name": "app", "password": "the second one", "previous_password": "the first one"}]
+    assert len(settled(double, users=users)) == 1
+    assert len(double.replicas[0].secrets["app"]) == 2
+    users = [{"name": "app", "password": "the second one"}]
+    assert len(settled(double, users=users)) == 1
+    assert len(double.replicas[0].secrets["app"]) == 1
+
+
+def test_a_rotation_needs_a_server_that_can(double):
+    double.version = "24.3.1.1"
+    users = [{"name": "app", "password": "the second one", "previous_password": "the first one"}]
+    with pytest.raises(ModuleFailed, match=r"previous_password: two passwords at once need ClickHouse 24\.9"):
+        access(double, users=users)
+    assert double.executed == []
+
+
+def test_an_old_server_is_refused(double):
+    double.version = "22.3.20.29"
+    with pytest.raises(ModuleFailed, match=r"version 22\.3\.20\.29; this collection needs 22\.8"):
+        access(double, users=[{"name": "app", "password": PASSWORD}])
+
+
+ODD = ["o'brien", "my-user", "Ümläut 用户", 'say "hi"', "back\\slash", "tick`tick", "a; DROP USER b", "x` TO `y"]
+
+
+def test_odd_names_and_passwords_work_and_inject_nothing(double):
+    passwords = {name: f"{name} pass $%@: \\ '\"" for name in ODD}
+    options = {
+        "users": [{"name": name, "password": passwords[name], "roles": [f"r {name}"],
+                   "grants": [{"privileges": ["SELECT"], "database": name, "table": name, "columns": [name]}]}
+                  for name in ODD],
+        "roles": [{"name": f"r {name}"} for name in ODD],
+        "quotas": [{"name": name, "to": [name]} for name in ODD],
+    }
+    settled(double, **options)
+    assert {*ODD, "admin"} == set(double.replicas[0].rows["users"])
+    assert {row["access_type"] for row in double.replicas[0].table("grants")} == {"SELECT"}
+    assert {(row["database"], row["table"], row["column"]) for row in double.replicas[0].table("grants")} == {
+        (name, name, name) for name in ODD}
+
+
+def test_what_is_not_declared_stays_unless_exclusive_says_so(double):
+    access(double, **EVERYTHING)
+    double.replicas[0].run("GRANT INSERT, TRUNCATE ON e.* TO `app`")
+    double.replicas[0].run("GRANT `reader` TO `app`")
+    options = {kind: EVERYTHING[kind][:1] for kind in EVERYTHING}
+    options["settings_profiles"] = EVERYTHING["settings_profiles"][:2]
+    double.executed.clear()
+    assert settled(double, **options) == []
+    statements = settled(double, **options, exclusive=["grants"])
+    assert sorted(statements) == ["REVOKE INSERT, TRUNCATE ON `e`.* FROM `app`", "REVOKE `reader` FROM `app`"]
+    everything = ["users", "roles", "quotas", "settings_profiles", "row_policies"]
+    assert settled(double, **options, exclusive=everything) == [
+        "DROP ROW POLICY IF EXISTS `all of d` ON `d`.*", "DROP QUOTA IF EXISTS `counted`",
+        "DROP USER IF EXISTS `probe`", "DROP USER IF EXISTS `report`", "DROP ROLE IF EXISTS `lead`",
+        "DROP SETTINGS PROFILE IF EXISTS `empty`",
+    ]
+    assert "admin" in double.replicas[0].rows["users"]
+
+
+def test_a_user_of_the_servers_files_is_not_for_sql(double):
+    with pytest.raises(ModuleFailed, match=r"users\[0\] \(admin\): the server has it from a file"):
+        access(double, users=[{"name": "admin", "password": PASSWORD}])
+    with pytest.raises(ModuleFailed, match="logs in as; it cannot remove itself"):
+        access(double, users=[{"name": "admin", "state": "absent"}])
+
+
+def test_a_right_that_the_login_lacks_is_a_failure_and_the_next_run_goes_on(double):
+    double.denied = {"GRANT ALL": 497}
+    message = r"GRANT ALL ON `d`\.\* TO `app`: ClickHouse error 497.*WITH GRANT OPTION"
+    with pytest.raises(ModuleFailed, match=message) as failure:
+        access(double, **EVERYTHING)
+    assert "statements were run before" in failure.value.result["msg"]
+    assert failure.value.result["statements"] == [
+        statement for statement in failure.value.result["statements"] if "GRANT ALL" not in statement] != []
+    double.denied = {}
+    rest = access(double, **EVERYTHING)["statements"]
+    assert rest[0] == "GRANT ALL ON `d`.* TO `app`"
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"users": [{"name": "x"}]}, r"users\[0\] \(x\).password: is missing, and the user does not exist"),
+    ({"users": [{"name": "x", "password": PASSWORD, "roles": ["nobody"]}]}, "there is no role 'nobody'"),
+    ({"users": [{"name": "x", "password": PASSWORD, "grants": [{"privileges": ["SELCT"], **D}]}]},
+     r"users\[0\] \(x\).grants\[0\].privileges: this server has no privilege 'SELCT', did you mean 'SELECT'"),
+    ({"row_policies": [{"name": "p", **D, "table": "t", "filter": "1 ("}]}, "does not understand the filter"),
+    ({"row_policies": [{"name": "p", **D, "table": "t"}]}, "filter: is missing"),
+    ({"quotas": [{"name": "q", "intervals": [{"seconds": 0}]}]}, "must be positive"),
+    ({"users": [{"name": "x", "auth": "no_password", "password": PASSWORD}]}, "exclude each other"),
+    ({"users": [{"name": "x", "password": PASSWORD, "previous_password": PASSWORD}]}, "is the same as password"),
+    ({"databases": [{"name": "d", "state": "absent"}]}, "add drop_data true"),
+    ({"users": [{"name": "", "password": PASSWORD}]}, "a name must not be empty"),
+    ({"users_file": "/tmp/x"}, "users_file: goes with storage users_xml only"),
+])
+def test_what_cannot_be_is_said_before_anything_is_run(double, options, message):
+    with pytest.raises(ModuleFailed, match=message):
+        access(double, **options)
+    assert double.executed == []
+
+
+def test_values_in_another_form_than_the_servers_are_warned_of(double):
+    profile = {"name": "p", "settings": {"max_memory_usage": "10G"}}
+    access(double, settings_profiles=[profile])
+    double.replicas[0].rows["settings_profile_elements"][("profile", "p", 0)]["value"] = "10000000000"
+    original = double.replicas[0].run
+    double.replicas[0].run = lambda sql: None
+    result = access(double, settings_profiles=[profile])
+    double.replicas[0].run = original
+    assert "the next run would do this again" in str(result["warnings"])
+
+
+def test_a_cluster_is_compared_and_changed_as_a_whole(cluster):
+    options = {"cluster": "c", "users": EVERYTHING["users"][1:2], "roles": EVERYTHING["roles"][:1]}
+    statements = settled(cluster, **options)
+    assert statements and all("ON CLUSTER `c`" in statement for statement in statements)
+    cluster.replicas[1].run("REVOKE SELECT ON d.* FROM `reader`")
+    assert settled(cluster, **options) == [
+        "GRANT ON CLUSTER `c` SELECT ON `d`.* TO `reader`",
+        "REVOKE ON CLUSTER `c` SELECT ON `d`.`secret` FROM `reader`",
+    ]
+    cluster.replicas[1].run("DROP USER IF EXISTS `report`")
+    assert settled(cluster, **options)[0].startswith("CREATE USER IF NOT EXISTS `report` ON CLUSTER `c`")
+
+
+def test_a_replica_that_is_down_is_named_and_the_next_run_completes(cluster):
+    options = {"cluster": "c", "roles": EVERYTHING["roles"][:1]}
+    cluster.down = 1
+    with pytest.raises(ModuleFailed, match="159.*not finished.*after 20 s.*run this task again"):
+        access(cluster, **options)
+    cluster.down = None
+    assert access(cluster, **options)["changed"]
+    assert not access(cluster, **options)["changed"]
