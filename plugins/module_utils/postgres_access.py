@@ -49,7 +49,8 @@ class StatementFailed(Exception):
         parts = [getattr(diagnosis, f"message_{part}", None) for part in ("primary", "detail", "hint")]
         said = ". ".join(part for part in parts if part) or " ".join(str(error).split())
         remains = f"the {kept} statements before it remain" if kept else "nothing was changed"
-        super().__init__(f"{change.item}: {said} (statement: {statement.shown}; {remains})")
+        shown = statement.shown if len(statement.shown) < 500 else f"{statement.shown[:500]} …"
+        super().__init__(f"{change.item}: {said} (statement: {shown}; {remains})")
 
 
 class Batch(NamedTuple):

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import yaml
+from ansible_collections.frameworks.database.plugins.modules.postgres_access import EXAMPLES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.modules import ModuleFailed, run_module
@@ -261,6 +263,14 @@ def test_check_mode_runs_nothing_and_says_the_same(postgres, role):
         done[key] for key in ("statements", "users", "databases", "grants", "diff")
     ]
     assert access(postgres, check=True, **declared)["changed"] is False
+
+
+@pytest.mark.parametrize("task", yaml.safe_load(EXAMPLES), ids=lambda task: task["name"])
+def test_the_examples_of_the_documentation(postgres, task):
+    arguments = task["frameworks.database.postgres_access"]
+    declared = {kind: arguments[kind] for kind in ("users", "databases", "grants") if kind in arguments}
+    result = access(postgres, check=True, **declared)
+    assert result["changed"] is (task["name"] != "Take a user away, and give what it owns to another one")
 
 
 def test_check_mode_takes_missing_things_for_work_of_earlier_tasks(postgres, role, postgres_database):
