@@ -225,7 +225,7 @@ class PostgresBackup:
         if entry["file"].endswith(".gz"):
             with gzip.open(path) as script:
                 self.programs.run(
-                    what, self.programs.shell, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1",
+                    what, self.programs.shell, "--no-psqlrc", "--quiet", "--output=/dev/null", "--set=ON_ERROR_STOP=1",
                     f"--dbname={conninfo(target)}", stdin=script,
                 )
         else:

@@ -25,15 +25,9 @@ options:
       - The folder that holds the backups.
     type: path
     required: true
-  engine:
-    description:
-      - Of which server the backups are.
-    type: str
-    required: true
-    choices: [postgresql, yugabytedb, clickhouse]
   keep:
     description:
-      - How many good backups stay, whatever their age; at least one.
+      - How many good backups of each engine stay, whatever their age; at least one.
     type: int
     default: 7
   keep_days:
@@ -56,7 +50,6 @@ EXAMPLES = r"""
 - name: Keep two weeks of backups
   frameworks.database.backup_prune:
     path: /var/backups/frameworks/postgresql
-    engine: postgresql
     keep_days: 14
 """
 
@@ -80,13 +73,14 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.backup_folder import BackupError, Store
 
+ENGINES = ("postgresql", "yugabytedb", "clickhouse")
+
 
 def main():
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
-            "engine": {"type": "str", "required": True, "choices": ["postgresql", "yugabytedb", "clickhouse"]},
             "keep": {"type": "int", "default": 7}, "keep_days": {"type": "int", "default": 14},
             "lock_timeout": {"type": "int", "default": 60},
         },
@@ -95,17 +89,20 @@ def main():
     params = module.params
     if params["keep"] < 1 or params["keep_days"] < 0:
         module.fail_json(msg="keep has to be 1 or more and keep_days 0 or more: the last good backup is never removed.")
-    store = Store(params["path"], params["engine"])
-    nothing_to_lock = module.check_mode or not os.path.isdir(store.path)
+    removed, kept = [], []
+    nothing_to_lock = module.check_mode or not os.path.isdir(params["path"])
+    stores = [Store(params["path"], engine) for engine in ENGINES]
     try:
-        with contextlib.nullcontext() if nothing_to_lock else store.locked(params["lock_timeout"]):
-            going = store.superfluous(params["keep"], params["keep_days"])
-            for backup in () if module.check_mode else going:
-                store.remove(backup)
+        with contextlib.nullcontext() if nothing_to_lock else stores[0].locked(params["lock_timeout"]):
+            for store in stores:
+                going = store.superfluous(params["keep"], params["keep_days"])
+                for backup in () if module.check_mode else going:
+                    store.remove(backup)
+                names = [backup.name for backup in going]
+                removed += names
+                kept += [backup.name for backup in store.backups() if backup.name not in names]
     except BackupError as error:
         module.fail_json(msg=str(error))
-    removed = [backup.name for backup in going]
-    kept = [backup.name for backup in store.backups() if backup.name not in removed]
     module.exit_json(changed=bool(removed), removed=removed, kept=kept)
 
 

@@ -65,7 +65,7 @@ EXAMPLES = r"""
 RETURN = r"""
 backup:
   description: The backup that was made, restored or proved.
-  returned: success, but not for V(created) in check mode
+  returned: success; in check mode only for V(restored)
   type: dict
   contains:
     name:

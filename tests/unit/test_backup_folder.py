@@ -124,7 +124,7 @@ def test_other_engines_and_broken_manifests_are_not_seen(store):
 
 
 def prune(store, check=False, **options):
-    return run_module("backup_prune", {"path": store.path, "engine": "postgresql", **options}, check=check)
+    return run_module("backup_prune", {"path": store.path, **options}, check=check)
 
 
 def test_retention_wants_both_count_and_age_exceeded(store):
@@ -173,7 +173,7 @@ def test_nonsense_is_refused(store, options):
 
 
 def test_a_folder_that_is_not_there_has_nothing_to_prune(tmp_path):
-    result = run_module("backup_prune", {"path": str(tmp_path / "none"), "engine": "clickhouse"})
+    result = run_module("backup_prune", {"path": str(tmp_path / "none")})
     assert (result["changed"], os.listdir(tmp_path)) == (False, [])
 
 

@@ -1,0 +1,104 @@
+"""playbooks/backup.yml and restore.yml against real servers, as an operator runs them."""
+
+import json
+
+import pytest
+from support.clickhouse import ClickHouseServer
+from support.playbooks import HOST, ROOT, run_playbook
+from support.postgres import PostgresServer
+
+PLAYBOOKS = ROOT / "playbooks"
+
+
+@pytest.fixture(scope="module")
+def servers():
+    """(PostgresServer, ClickHouseServer), each with a database `frameworks` that has ten rows."""
+    postgres, clickhouse = PostgresServer(), ClickHouseServer()
+    try:
+        postgres.start()
+        clickhouse.start()
+        postgres.query("CREATE DATABASE frameworks")
+        postgres.query("CREATE TABLE t AS SELECT generate_series(1, 10) AS n", database="frameworks")
+        clickhouse.query("CREATE DATABASE frameworks")
+        clickhouse.query("CREATE TABLE frameworks.t (n Int8) ENGINE = MergeTree ORDER BY n")
+        clickhouse.query("INSERT INTO frameworks.t SELECT number FROM numbers(10)")
+        yield postgres, clickhouse
+    finally:
+        clickhouse.close()
+        postgres.close()
+
+
+@pytest.fixture
+def play(servers, tmp_path):
+    """A function that runs a playbook on an inventory in which one host is everything."""
+    postgres, clickhouse = servers
+    login = {
+        "login_host": postgres.host, "login_port": postgres.port, "login_password": postgres.password,
+        "ssl_mode": "disable",
+    }
+    inventory = tmp_path / "inventory.json"
+    inventory.write_text(json.dumps({"all": {"children": {
+        group: {"hosts": {"test": {**HOST, "ansible_become": False}}} for group in ("postgres", "clickhouse")
+    }, "vars": {
+        **{f"postgres_user_{name}": value for name, value in login.items()},
+        "clickhouse_db_login_host": clickhouse.host, "clickhouse_db_http_port": clickhouse.http_port,
+        "clickhouse_db_admin_password": clickhouse.login()["login_password"],
+        "backup_postgres_dir": str(tmp_path / "postgresql"), "backup_reserve_mb": 1, "ansible_become": False,
+        "backup_clickhouse_dir": str(clickhouse.directory / "backups" / tmp_path.name),
+    }}}))
+
+    def run(name, *options):
+        return run_playbook(tmp_path, PLAYBOOKS / f"{name}.yml", None, "-i", str(inventory), *options)
+
+    run.folder = tmp_path
+    return run
+
+
+def rows(servers, database="frameworks"):
+    postgres, clickhouse = servers
+    [(mine,)] = postgres.query("SELECT count(*) FROM t", database=database)
+    return mine, int(clickhouse.query(f"SELECT count() FROM {database}.t"))
+
+
+def test_backed_up_proved_lost_and_restored(servers, play):
+    postgres, clickhouse = servers
+    run = play("backup", "-e", "backup_prove=true", "-vvv").ok()
+    assert run.output.count("come back from") >= 2
+    assert postgres.password not in run.output and clickhouse.login()["login_password"] not in run.output
+
+    postgres.query("DELETE FROM t WHERE n > 3", database="frameworks")
+    clickhouse.query("TRUNCATE TABLE frameworks.t")
+    assert rows(servers) == (3, 0)
+    assert play("restore", "--check").ok().output.count("would be restored as frameworks_restored") >= 2
+    play("restore").ok()
+    assert rows(servers, "frameworks_restored") == (10, 10) and rows(servers) == (3, 0)
+
+    replace = ("-e", "backup_restore_replace=true", "-e", "backup_restore_suffix=_2")
+    refused = play("restore", *replace)
+    assert refused.code != 0 and "-e backup_restore_confirm=dev" in " ".join(refused.output.split())
+    assert rows(servers) == (3, 0)
+    play("restore", *replace, "-e", "backup_restore_confirm=dev").ok()
+    assert rows(servers) == (10, 10)
+
+
+def test_retention_and_one_engine_alone(play):
+    for _number in range(2):
+        play("backup", "-e", "backup_clickhouse=false").ok()
+    kept = play("backup", "-e", "backup_clickhouse=false", "-e", "backup_keep=1", "-e", "backup_keep_days=0").ok()
+    assert kept.count("changed") == 2
+    folders = [path for path in (play.folder / "postgresql").iterdir() if path.is_dir()]
+    assert len(folders) == 1
+    assert play("backup", "-e", "backup_clickhouse=false").ok().count("changed") == 1
+
+
+def test_check_mode_writes_nothing(play):
+    run = play("backup", "--check", "-e", "backup_prove=true", "-e", "backup_clickhouse=false")
+    assert run.code == 0, run.output
+    assert not (play.folder / "postgresql").exists()
+
+
+@pytest.mark.parametrize("playbook", ["backup", "restore"])
+def test_an_environment_has_to_be_named(tmp_path, playbook):
+    inventories = [word for name in ("dev", "staging") for word in ("-i", str(ROOT / "inventories" / name))]
+    run = run_playbook(tmp_path, PLAYBOOKS / f"{playbook}.yml", None, *inventories)
+    assert run.code != 0 and "this would be about dev, staging" in " ".join(run.output.split())
