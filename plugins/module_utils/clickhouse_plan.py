@@ -268,7 +268,8 @@ class Planner:
                 if found.get("storage") == "users_xml":
                     raise Refused(f"{item}: the server has it from a file, which SQL cannot change")
                 if (
-                    condition == self.format_filter(found["select_filter"] or "1") and bool(found["is_restrictive"]) == policy["restrictive"]
+                    condition == self.format_filter(found["select_filter"] or "1")
+                    and bool(found["is_restrictive"]) == policy["restrictive"]
                     and sorted(found["apply_to_list"]) == sorted(policy.get("to") or []) and not found["apply_to_all"]
                 ):
                     continue
