@@ -11,7 +11,10 @@ version_added: 0.1.0
 author:
   - FrameWorks platform team (@frameworks)
 description:
-  - Lays out results of M(frameworks.database.schema_apply) with O(frameworks.database.schema_apply#module:state=planned), of several hosts.
+  - >-
+    Lays out results of M(frameworks.database.schema_apply) with
+    O(frameworks.database.schema_apply#module:state=planned),
+    of several hosts.
 options:
   _input:
     description: For each host the list of results of its sets, as a loop over the sets' names registers them.

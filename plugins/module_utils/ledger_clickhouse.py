@@ -76,7 +76,7 @@ class ClickHouseLedger:
             self.client.execute(sql)
 
     def write(self, entry, marker_sql=None):
-        """Write `entry`. marker_sql: an expression for the marker, for the server to work out when it writes the row."""
+        """Write `entry`. marker_sql: an expression in the place of its marker, which the server works out."""
         self._revision += 1
         values = []
         for name in COLUMNS:

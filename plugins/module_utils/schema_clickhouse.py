@@ -23,7 +23,7 @@ class ClickHouseBackend:
     """
 
     splitter = ClickHouseSplitter
-    errors = (ClickHouseError,)
+    errors = (ClickHouseError, LedgerError)
     unreachable = (ConnectionFailed, AuthenticationFailed)
 
     def __init__(self, params, context, engine):
@@ -42,14 +42,6 @@ class ClickHouseBackend:
 
     def close(self):
         """Nothing to close: every request stands for itself."""
-
-    @property
-    def alive(self):
-        """Whether the ledger can be written."""
-        try:
-            return bool(self.client.execute("SELECT 1"))
-        except ClickHouseError:
-            return False
 
     def create_ledger(self):
         """Create what is missing of the ledger."""

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import time
+
 from . import postgres
 from .drift_postgres import postgres_objects
 from .ledger_postgres import AdvisoryLock, Lease, PostgresLedger
@@ -16,6 +18,8 @@ from .schema_scan import ScriptFailed
 from .sql_postgres import PostgresSplitter
 from .sql_script import ScriptError
 
+_COLLISIONS = ("23505", "42P06", "42P07", "42710", "XX000")
+
 
 class PostgresBackend:
     """One database. `context` has set_name, database, owner, placeholders, run_by and version, as texts mostly.
@@ -24,7 +28,7 @@ class PostgresBackend:
     """
 
     splitter = PostgresSplitter
-    errors = (postgres.PostgresError, *((postgres.psycopg2.Error,) if postgres.psycopg2 else ()))
+    errors = (postgres.PostgresError, LedgerError, *((postgres.psycopg2.Error,) if postgres.psycopg2 else ()))
     unreachable = (postgres.ConnectionFailed,)
 
     def __init__(self, params, context, engine):
@@ -63,20 +67,26 @@ class PostgresBackend:
         if self.connection is not None:
             self.connection.close()
 
-    @property
-    def alive(self):
-        """Whether the ledger can be written."""
-        return not self.connection.closed
-
     def create_ledger(self):
         """Create what is missing of the ledger, as its owner."""
         try:
-            self.dialect.retry(self.ledger.create)
+            self.dialect.retry(self._create_ledger)
         except postgres.psycopg2.Error as error:
             raise LedgerError(
                 f"The ledger cannot be created in {self.context.database}: {str(error).strip()}. The role that owns "
                 "the objects needs CREATE on the database (its owner has it)"
             ) from None
+
+    def _create_ledger(self, tries=20):
+        # IF NOT EXISTS does not keep two that create the same at the same time from colliding in the catalogue.
+        for left in reversed(range(tries)):
+            try:
+                self.ledger.create()
+                return
+            except postgres.psycopg2.Error as error:
+                if error.pgcode not in _COLLISIONS or not left:
+                    raise
+            time.sleep(0.1)
 
     def before_lock(self):
         """A lease lies in the ledger, so it must be there first."""

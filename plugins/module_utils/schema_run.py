@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from .schema_drift import carry, changes
@@ -71,10 +72,17 @@ def apply(backend, scripts, options):
     outcome.waited = time.monotonic() - begun
     try:
         _apply_locked(backend, scripts, options, outcome)
-    finally:
-        if backend.alive:
-            backend.lock.release()
+    except BaseException:
+        _quietly(backend, backend.lock.release)
+        raise
+    backend.lock.release()
     return outcome
+
+
+def _quietly(backend, action):
+    """Call `action()` after a failure, which is what has to be told: not that the server is gone by now."""
+    with contextlib.suppress(*backend.errors):
+        action()
 
 
 def _apply_locked(backend, scripts, options, outcome):
@@ -101,17 +109,22 @@ def _apply_locked(backend, scripts, options, outcome):
         recorded = None  # a run has died between its last script and the fingerprint, or there has been none
     if recorded is not None:
         outcome.drift = changes(recorded, before, options.drift_ignore)
+
+    def record():
+        after = backend.objects()
+        kept = recorded is not None and not options.accept_drift
+        _entries, at = backend.ledger.read()
+        backend.ledger.record_fingerprint(carry(recorded, before, after) if kept else after, at)
+
     try:
         for step, scan in outcome.pending:
             backend.lock.check()
             backend.apply(step, scan)
             outcome.applied.append(step.script.name)
-    finally:
-        if backend.alive:
-            after = backend.objects()
-            kept = recorded is not None and not options.accept_drift
-            _entries, at = backend.ledger.read()
-            backend.ledger.record_fingerprint(carry(recorded, before, after) if kept else after, at)
+    except BaseException:
+        _quietly(backend, record)
+        raise
+    record()
     accepted = bool(options.accept_drift and outcome.drift)
     outcome.changed = bool(outcome.applied or outcome.adopted or outcome.repaired or accepted or recorded_at != at)
     outcome.pending = []

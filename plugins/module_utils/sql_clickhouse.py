@@ -13,12 +13,13 @@ from .sql_script import ScriptError, Splitter
 _ESCAPED = {quote: re.compile(rf"(?:[^{quote}\\]+|\\.|{quote}{quote})*", re.S) for quote in "'\"`"}
 _TYPOGRAPHIC = {"\u2018": "\u2019", "\u201c": "\u201d"}  # newer servers take these for quotes
 # What cannot end a statement and holds no word that matters: taken in one step.
+_WORD = r"(?:[A-Za-z_][A-Za-z0-9_$]*|[0-9][A-Za-z0-9_]*)"
 _PLAIN = re.compile(
-    r"(?:[^'\"`$\-/\#;\u2018\u201cA-Za-z0-9_]+|(?:[A-Za-z_][A-Za-z0-9_$]*|[0-9][A-Za-z0-9_]*)|'[^'\\]*'|-(?!-)|/(?![/*])|\#(?![ !]))+"
+    rf"(?:[^'\"`$\-/\#;\u2018\u201cA-Za-z0-9_]+|{_WORD}|'[^'\\]*'|-(?!-)|/(?![/*])|\#(?![ !]))+"
 )
 _TOKEN = re.compile(
-    r"(?P<blank>[ \t\n\r\f\v\u00a0]+)|(?P<line>--|//|\#[ !])|(?P<comment>/\*)|(?P<word>(?:[A-Za-z_][A-Za-z0-9_$]*|[0-9][A-Za-z0-9_]*))"
-    r"|(?P<heredoc>\$[A-Za-z0-9_]*\$)|(?P<sign>.)", re.S,
+    r"(?P<blank>[ \t\n\r\f\v\u00a0]+)|(?P<line>--|//|\#[ !])|(?P<comment>/\*)"
+    rf"|(?P<word>{_WORD})|(?P<heredoc>\$[A-Za-z0-9_]*\$)|(?P<sign>.)", re.S,
 )
 _DATA = re.compile(r"[ \t\f]*\r?(?:\n|$)?")
 # The first letter of a statement or of a comment; what else follows inline data is more of it.

@@ -29,7 +29,9 @@ class Engine:
     def tables(self):
         """Names of the tables that are not the ledger's."""
         if self.name == "postgresql":
-            rows = self.query("SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace")
+            rows = self.query(
+                "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+            )
         else:
             rows = self.query("SELECT name FROM system.tables WHERE database = currentDatabase() AND engine = 'Memory'")
         return {row[0] for row in rows}
@@ -38,7 +40,9 @@ class Engine:
         """Whether anything of a ledger is there."""
         if self.name == "postgresql":
             return bool(self.query("SELECT 1 FROM pg_namespace WHERE nspname = 'schema_ledger'"))
-        return bool(self.query("SELECT 1 FROM system.tables WHERE database = currentDatabase() AND name LIKE 'schema_ledger%'"))
+        return bool(
+            self.query("SELECT 1 FROM system.tables WHERE database = currentDatabase() AND name LIKE 'schema_ledger%'")
+        )
 
 
 @pytest.fixture(params=["postgresql", "clickhouse"])
@@ -62,14 +66,27 @@ def made(engine, tmp_path):
 
 
 def test_applied_in_order_and_once(engine, made):
-    made.files({
-        "V10__c.sql": engine.create("c"), "V9__b.sql": engine.create("b"), "0008_a.sql": engine.create("a"),
-        "init_z.sql": engine.create("z"), "init.sql": engine.create("y"), "seed/demo.sql": "INSERT INTO a VALUES (1)",
-        "R__v.sql": "CREATE OR REPLACE VIEW v AS SELECT id FROM c", "README.md": "not SQL",
-    })
+    made.files(
+        {
+            "V10__c.sql": engine.create("c"),
+            "V9__b.sql": engine.create("b"),
+            "0008_a.sql": engine.create("a"),
+            "init_z.sql": engine.create("z"),
+            "init.sql": engine.create("y"),
+            "seed/demo.sql": "INSERT INTO a VALUES (1)",
+            "R__v.sql": "CREATE OR REPLACE VIEW v AS SELECT id FROM c",
+            "README.md": "not SQL",
+        }
+    )
     first = made.apply(seed=True)
     assert first["applied"] == [
-        "init.sql", "init_z.sql", "0008_a.sql", "V9__b.sql", "V10__c.sql", "R__v.sql", "seed/demo.sql"
+        "init.sql",
+        "init_z.sql",
+        "0008_a.sql",
+        "V9__b.sql",
+        "V10__c.sql",
+        "R__v.sql",
+        "seed/demo.sql",
     ]
     assert first["changed"]
     assert {status for _name, status in engine.ledger()} == {"applied"}
@@ -96,10 +113,13 @@ def test_the_ledger_says_what_happened(engine, made):
 
 
 def test_a_target_stops_there(engine, made):
-    made.files({
-        "V1__a.sql": engine.create("a"), "V2__b.sql": engine.create("b"), "R__v.sql": "CREATE OR REPLACE VIEW v AS "
-        "SELECT 1 AS x",
-    })
+    made.files(
+        {
+            "V1__a.sql": engine.create("a"),
+            "V2__b.sql": engine.create("b"),
+            "R__v.sql": "CREATE OR REPLACE VIEW v AS " "SELECT 1 AS x",
+        }
+    )
     first = made.apply(target="1")
     assert (first["applied"], first["beyond_target"]) == (["V1__a.sql"], ["V2__b.sql", "R__v.sql"])
     assert not made.apply(target="1")["changed"]
@@ -148,7 +168,8 @@ def test_check_writes_nothing_and_lists_everything(engine, made):
     result = made.apply(check=True, diff=True)
     assert result["changed"]
     assert [(step["script"], step["reason"], step["statements"]) for step in result["pending"]] == [
-        ("init.sql", "new", 2), ("V1__c.sql", "new", 1)
+        ("init.sql", "new", 2),
+        ("V1__c.sql", "new", 1),
     ]
     assert engine.create("c") in result["diff"]["after"]
     assert not engine.has_ledger() and not engine.tables()
@@ -165,8 +186,11 @@ def test_a_script_that_cannot_be_run_is_refused_before_any_other(engine, made):
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ({}, "no SQL script"), ({"V1__a.sql": ""}, "is empty"), ({"init.sql": "-- nothing\n"}, "no statement"),
-        ({"init.sql": b"SELECT '\xe4'"}, "not UTF-8"), ({"notes.sql": "SELECT 1"}, "not the name of a script: notes.sql"),
+        ({}, "no SQL script"),
+        ({"V1__a.sql": ""}, "is empty"),
+        ({"init.sql": "-- nothing\n"}, "no statement"),
+        ({"init.sql": b"SELECT '\xe4'"}, "not UTF-8"),
+        ({"notes.sql": "SELECT 1"}, "not the name of a script: notes.sql"),
         ({"V1__a.sql": "SELECT 1", "0001_b.sql": "SELECT 1"}, "have the same version"),
         ({"init.sql": "SELECT 1", "more/V1__a.sql": "SELECT 1"}, "scripts lie in"),
     ],
@@ -227,10 +251,14 @@ def test_a_ledger_that_cannot_be_read_stops_everything(engine, made):
 
 def test_baseline_adopts_what_is_there(engine, made):
     engine.query(engine.create("a"))
-    made.files({
-        "init.sql": engine.create("a"), "V1__x.sql": "broken", "V2__b.sql": engine.create("b"),
-        "R__v.sql": "CREATE OR REPLACE VIEW v AS SELECT 1 AS x",
-    })
+    made.files(
+        {
+            "init.sql": engine.create("a"),
+            "V1__x.sql": "broken",
+            "V2__b.sql": engine.create("b"),
+            "R__v.sql": "CREATE OR REPLACE VIEW v AS SELECT 1 AS x",
+        }
+    )
     assert "say in target up to which version" in made.refused(baseline=True)
     assert made.apply(baseline=True, target="1", check=True)["adopted"] == ["init.sql", "V1__x.sql"]
     first = made.apply(baseline=True, target="1")
@@ -338,7 +366,9 @@ def test_a_clickhouse_user_without_rights_is_told(tmp_path):
     try:
         server.start()
         server.query("CREATE DATABASE d")
-        made = ScriptSet(tmp_path, engine="clickhouse", database="d", **server.login(login_user="reader", login_password="r"))
+        made = ScriptSet(
+            tmp_path, engine="clickhouse", database="d", **server.login(login_user="reader", login_password="r")
+        )
         made.write(init="CREATE TABLE a (id int) ENGINE = Memory")
         assert "needs CREATE TABLE" in made.refused()
         with pytest.raises(clickhouse_module.ServerError):

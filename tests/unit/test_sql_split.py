@@ -126,7 +126,8 @@ def test_lines_are_those_of_the_file(splitter):
 @pytest.mark.parametrize("chunk", [5, 1 << 18])
 def test_copy_rows_are_its_data(chunk, monkeypatch):
     monkeypatch.setattr(sql_script, "CHUNK", chunk)
-    text = "COPY t (a, b) FROM STDIN; -- rows\n1\t;2\n';\n\n\\.\nSELECT 1;\ncopy u from stdin with (format csv);\n\\.\nSELECT 2"
+    text = ("COPY t (a, b) FROM STDIN; -- rows\n1\t;2\n';\n\n\\.\nSELECT 1;\n"
+            "copy u from stdin with (format csv);\n\\.\nSELECT 2")
     found = []
     for statement in PostgresSplitter(io.BytesIO(text.encode())):
         found.append((statement.kind, statement.line, statement.data.read() if statement.data else None))

@@ -1,0 +1,510 @@
+"""What goes wrong at three in the morning: failing statements, dying servers and connections, full disks, stale "
+"leases."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from ansible_collections.frameworks.database.plugins.module_utils import ledger_clickhouse, ledger_postgres, schema_psql
+from ansible_collections.frameworks.database.plugins.module_utils import postgres as postgres_module
+from support.clickhouse import ClickHouseServer
+from support.ports import wait_for
+from support.postgres import PostgresServer
+from support.scripts import HOLD, ScriptSet, in_child
+
+
+@pytest.fixture
+def made(postgres, postgres_database, tmp_path):
+    """An empty ScriptSet for a PostgreSQL database."""
+    return ScriptSet(tmp_path / "set", engine="postgresql", database=postgres_database, **postgres.login())
+
+
+@pytest.fixture
+def query(postgres, postgres_database):
+    """Ask that database."""
+    return lambda sql: postgres.query(sql, database=postgres_database)
+
+
+@pytest.fixture
+def made_clickhouse(clickhouse, clickhouse_database, tmp_path):
+    """An empty ScriptSet for a ClickHouse database."""
+    return ScriptSet(tmp_path / "set", engine="clickhouse", database=clickhouse_database, **clickhouse.login())
+
+
+@pytest.fixture
+def yugabyte(made, monkeypatch):
+    """`made` for a PostgreSQL that is taken for a YugabyteDB before 2025.1: a stand-in, there is none to be had."""
+    monkeypatch.setattr(postgres_module, "dialect", lambda connection: postgres_module.YugabyteDB((2, 20, 0)))
+    made.options["engine"] = "yugabytedb"
+    return made
+
+
+def tables(query):
+    """Names of the tables in `public`."""
+    return {
+        row[0]
+        for row in query("SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace")
+    }
+
+
+def test_nothing_remains_of_a_failed_script(made, query):
+    made.write(V1__a="CREATE TABLE a (n int);", V2__b="CREATE TABLE b (n int);\n\nINSERT INTO b\nVALUES ('x');")
+    said = made.refused()
+    assert "V2__b.sql, line 4 (statement 2 of 2)" in said and "invalid input syntax" in said
+    assert "INSERT INTO b" in said and "Nothing of the script remains" in said
+    assert tables(query) == {"a"}
+    assert query("SELECT status, completed, error FROM schema_ledger.scripts WHERE script = 'V2__b.sql'")[0][:2] == (
+        "failed",
+        0,
+    )
+    made.write(V2__b="CREATE TABLE b (n int);")
+    assert made.apply()["applied"] == ["V2__b.sql"]
+
+
+def test_a_deferred_constraint_fails_before_the_ledger_says_applied(made, query):
+    made.write(V1__a="CREATE TABLE a (n int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO a VALUES (1), (1);")
+    assert "at its end" in made.refused()
+    assert tables(query) == set()
+
+
+def test_one_begin_and_commit_around_everything_is_taken_for_ours(made, query):
+    made.write(
+        V1__a="-- dump\nBEGIN;\nCREATE TABLE a (n int);\nCOMMIT;\n",
+        V2__b="BEGIN; CREATE TABLE b (n int); SELECT 1/0; COMMIT;",
+    )
+    assert "division by zero" in made.refused()
+    assert tables(query) == {"a"}
+
+
+@pytest.mark.parametrize(
+    "text", ["CREATE TABLE a (n int);\nCOMMIT;\nSELECT 1;", "BEGIN;\nROLLBACK;\nSELECT 1;", "SELECT 1;\nBEGIN;"]
+)
+def test_other_transaction_control_is_refused_with_its_line(made, query, text):
+    made.write(V1__a=text)
+    said = made.refused()
+    assert "in a script that is applied in one transaction" in said and "V1__a.sql, line" in said
+    assert tables(query) == set()
+
+
+def test_savepoints_are_no_transaction_control(made):
+    made.write(V1__a="CREATE TABLE a (n int); SAVEPOINT s; INSERT INTO a VALUES (1); ROLLBACK TO s; RELEASE s;")
+    assert made.apply()["changed"]
+
+
+def test_a_script_starts_with_a_fresh_session(made, query):
+    made.write(
+        V1__a="CREATE SCHEMA s; SET search_path = s; SET standard_conforming_strings = off; CREATE TEMP TABLE "
+              "x (n int);",
+        V2__b=r"CREATE TABLE b AS SELECT '\'::text AS t; CREATE TEMP TABLE x (n int);",
+    )
+    made.apply()
+    assert query("SELECT t FROM public.b") == [("\\",)]
+
+
+def test_everything_belongs_to_the_owner(made, query, postgres, unique):
+    postgres.query(f'CREATE ROLE "{unique} o"')
+    postgres.query(f'ALTER DATABASE {made.options["database"]} OWNER TO "{unique} o"')
+    made.write(
+        V1__a="CREATE TABLE a (n int);", V2__b="RESET ROLE; CREATE TABLE b (n int);", V3__c="CREATE TABLE c (n int);"
+    )
+    made.apply(owner=f"{unique} o")
+    owners = dict(
+        query(
+            "SELECT relname, relowner::regrole::text FROM pg_class WHERE relkind = 'r' AND relname IN ('a', 'b', "
+            "'c', 'scripts')"
+        )
+    )
+    assert owners == {"a": f'"{unique} o"', "b": "postgres", "c": f'"{unique} o"', "scripts": f'"{unique} o"'}
+    assert not made.apply(owner=f"{unique} o")["changed"]
+    postgres.query(f"DROP DATABASE {made.options['database']} WITH (FORCE)")
+    postgres.query(f'DROP ROLE "{unique} o"')
+
+
+def test_an_owner_who_does_not_exist_is_named(made):
+    made.write(V1__a="SELECT 1")
+    assert "cannot act as nobody_here" in made.refused(owner="nobody_here")
+
+
+def test_the_wrong_engine_is_told(made):
+    made.write(V1__a="SELECT 1")
+    assert "The server is PostgreSQL, the set is declared with engine yugabytedb" in made.refused(engine="yugabytedb")
+
+
+def test_copy_rows(made, query):
+    made.write(
+        V1__a="CREATE TABLE a (n int, t text);\nCOPY a FROM STDIN;\n1\ta;b\n2\t\\N\n\\.\nINSERT INTO a VALUES (3, '');"
+    )
+    made.apply()
+    assert query("SELECT * FROM a ORDER BY n") == [(1, "a;b"), (2, None), (3, "")]
+    made.write(V2__b="COPY a FROM STDIN;\n4\tx\nfour\tx\n\\.\n")
+    assert "V2__b.sql, line 1" in made.refused()
+    assert query("SELECT count(*) FROM a") == [(3,)]
+
+
+def test_meta_commands_go_through_psql(made, query):
+    made.write(
+        V1__a="\\set name 'x y'\nCREATE TABLE a (t text);\nINSERT INTO a VALUES (:'name');\n"
+              "SELECT 'CREATE TABLE b (n int)' \\gexec\n"
+    )
+    made.apply()
+    assert query("SELECT t FROM a") == [("x y",)] and "b" in tables(query)
+    assert not made.apply()["changed"]
+    made.write(V2__b="\\set x 1\nCREATE TABLE c (n int);\nSELECT 1/0;\n")
+    said = made.refused()
+    assert "V2__b.sql, line 3" in said and "division by zero" in said
+    assert "c" not in tables(query)
+    assert query("SELECT status FROM schema_ledger.scripts WHERE script = 'V2__b.sql'") == [("failed",)]
+
+
+def test_a_meta_script_that_ends_early_is_not_applied(made, query):
+    made.write(V1__a="CREATE TABLE a (n int);\n\\set ON_ERROR_STOP off\nSELECT 1/0;\nCREATE TABLE b (n int);\n")
+    made.refused()
+    assert tables(query) == set()
+
+
+def test_meta_commands_without_psql_are_refused_with_their_line(made, query, monkeypatch):
+    monkeypatch.setattr(schema_psql.shutil, "which", lambda name: None)
+    made.write(V1__a="SELECT 1;\n\n\\copy a from 'x'\n")
+    said = made.refused()
+    assert "V1__a.sql, line 3: \\copy is a command of psql, and psql is not installed" in said
+    assert made.apply(check=True)["conflicts"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("\\c other\nSELECT 1;", "would leave the database"),
+        ("-- no-transaction\n\\set a 1\n", "cannot go on from a failed"),
+        ("BEGIN;\n\\set a 1\nCOMMIT;", "take its BEGIN and COMMIT out"),
+    ],
+)
+def test_meta_commands_that_cannot_be_had_are_refused(made, text, says):
+    made.write(V1__a=text)
+    assert says in made.refused()
+
+
+def test_psql_gets_no_password_on_its_command_line_or_environment(made, tmp_path, monkeypatch):
+    spy = tmp_path / "psql"
+    spy.write_text(f"#!/bin/sh\n(cat /proc/$$/cmdline; env) > {tmp_path}/seen\nexec /usr/bin/psql \"$@\"\n")
+    spy.chmod(0o755)
+    monkeypatch.setattr(schema_psql.shutil, "which", lambda name: str(spy))
+    made.write(V1__a="\\set a 1\nSELECT :a;")
+    made.apply()
+    assert made.options["login_password"] not in (tmp_path / "seen").read_text()
+
+
+def test_a_concurrent_index_that_failed_is_built_anew(made, query):
+    made.write(
+        V1__a="CREATE TABLE a (n int); INSERT INTO a VALUES (1), (1);",
+        V2__i="-- no-transaction\nCREATE TABLE b (n int);\n"
+              "CREATE UNIQUE INDEX CONCURRENTLY a_n ON a (n);\nCREATE TABLE c (n int);",
+    )
+    said = made.refused()
+    assert "V2__i.sql, line 3 (statement 2 of 3)" in said and "Its first 1 of 3 statements are done" in said
+    assert query("SELECT indisvalid FROM pg_index WHERE indexrelid = 'a_n'::regclass") == [(False,)]
+    query("DELETE FROM a")
+    assert made.apply()["applied"] == ["V2__i.sql"]
+    assert query("SELECT indisvalid FROM pg_index WHERE indexrelid = 'a_n'::regclass") == [(True,)]
+    assert tables(query) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("engine", ["postgresql", "yugabytedb", "clickhouse"])
+def test_a_failed_script_goes_on_behind_what_is_done(request, engine):
+    if engine == "clickhouse":
+        made, end = request.getfixturevalue("made_clickhouse"), " ENGINE = Memory"
+        ask = request.getfixturevalue("clickhouse").query
+        count = lambda: int(ask(f"SELECT count() FROM {made.options['database']}.a"))  # noqa: E731
+    else:
+        made, end = request.getfixturevalue("yugabyte" if engine == "yugabytedb" else "made"), ""
+        count = lambda: request.getfixturevalue("query")("SELECT count(*) FROM a")[0][0]  # noqa: E731
+    first = "-- no-transaction\n" if engine == "postgresql" else ""
+    text = (f"{first}CREATE TABLE a (n int){end};\nINSERT INTO a VALUES (1);\n"
+            f"INSERT INTO nowhere VALUES (2);\nINSERT INTO a VALUES (3);\n")
+    made.write(V1__a=text)
+    line = 4 if first else 3
+    assert f"V1__a.sql, line {line} (statement 3 of 4)" in made.refused()
+    assert made.apply(check=True)["pending"][0]["completed"] == 2
+    made.write(V1__a=text.replace("VALUES (1)", "VALUES (9)").replace("nowhere", "a"))
+    assert "the first 2 statements" in made.refused()
+    made.write(V1__a=text.replace("nowhere", "a").replace("VALUES (3);", "VALUES (3); INSERT INTO a VALUES (4);"))
+    assert made.apply()["applied"] == ["V1__a.sql"]
+    assert count() == 4
+    assert not made.apply()["changed"]
+
+
+@pytest.mark.parametrize("engine", ["yugabytedb", "clickhouse"])
+def test_a_cleared_script_begins_anew(request, engine):
+    made = request.getfixturevalue("yugabyte" if engine == "yugabytedb" else "made_clickhouse")
+    end = "" if engine == "yugabytedb" else " ENGINE = Memory"
+    made.write(V1__a=f"CREATE TABLE a (n int){end}; SELECT broken;")
+    made.refused()
+    made.write(V1__a=f"CREATE TABLE b (n int){end};")
+    assert "the first 1 statements" in made.refused()
+    result = made.apply(repair=["V1__a.sql"])
+    assert (result["repaired"], result["applied"]) == (["V1__a.sql"], ["V1__a.sql"])
+
+
+def test_settings_of_the_session_hold_for_the_rest_of_a_resumed_script(yugabyte, query):
+    yugabyte.write(V1__a="CREATE SCHEMA s;\nSET search_path = s;\nCREATE TABLE a (n int);\nCREATE TABLE b (n broken);")
+    yugabyte.refused()
+    yugabyte.write(V1__a="CREATE SCHEMA s;\nSET search_path = s;\nCREATE TABLE a (n int);\nCREATE TABLE b (n int);")
+    yugabyte.apply()
+    assert query("SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'b'") == [("s",)]
+
+
+FLAKY = """CREATE SEQUENCE IF NOT EXISTS tries;
+CREATE OR REPLACE FUNCTION flaky(times int, state text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+IF nextval('tries') <= times THEN RAISE EXCEPTION 'try again' USING ERRCODE = state; END IF; RETURN 1; END $$"""
+
+
+@pytest.mark.parametrize("engine", ["postgresql", "yugabytedb"])
+def test_transient_errors_are_retried(request, query, engine):
+    made = request.getfixturevalue("yugabyte" if engine == "yugabytedb" else "made")
+    query(FLAKY)
+    made.write(
+        V1__a="CREATE TABLE a (n int); INSERT INTO a SELECT flaky(2, '40001'); CREATE TABLE b AS SELECT "
+              "flaky(2, '40001');"
+    )
+    made.apply()
+    assert query("SELECT count(*) FROM a") == [(1,)]
+
+
+def test_transient_errors_do_not_last_for_ever(yugabyte, query, monkeypatch):
+    query(FLAKY)
+    monkeypatch.setattr(postgres_module.Dialect.retry, "__defaults__", (0.5, time.sleep))
+    yugabyte.write(V1__a="SELECT flaky(100000, '40001');")
+    assert "try again" in yugabyte.refused()
+
+
+def dies_in_the_middle(made, kill):
+    """Apply in a process of its own, call kill() while the script's slow statement runs. The first run's result."""
+    results = []
+    run = threading.Thread(target=lambda: results.append(in_child(made.apply)))
+    run.start()
+    kill()
+    run.join()
+    return results[0]
+
+
+def sleeping(server):
+    """Whether a statement of a script is asleep on a PostgreSQL."""
+    try:
+        return bool(
+            server.query("SELECT 1 FROM pg_stat_activity WHERE query ~ '^SELECT pg_sleep' AND state = 'active'")
+        )
+    except Exception:
+        return False
+
+
+@pytest.mark.parametrize("first", ["", "-- no-transaction\n"], ids=["one transaction", "no transaction"])
+def test_a_connection_that_dies_in_the_middle(made, query, postgres, first):
+    made.write(
+        V1__a=f"{first}CREATE TABLE a (n int);\nINSERT INTO a VALUES (1);\nSELECT pg_sleep(3);\n"
+              f"INSERT INTO a VALUES (2);"
+    )
+
+    def kill():
+        wait_for(lambda: sleeping(postgres), "the statement sleeps")
+        postgres.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ~ '^SELECT pg_sleep'")
+
+    result = dies_in_the_middle(made, kill)
+    assert "(statement 3 of 4)" in result["error"] and "The connection is gone. Run again" in result["error"]
+    assert made.apply()["applied"] == ["V1__a.sql"]
+    assert query("SELECT n FROM a ORDER BY n") == [(1,), (2,)]
+
+
+@pytest.mark.parametrize("first", ["", "-- no-transaction\n"], ids=["one transaction", "no transaction"])
+def test_a_postgresql_that_crashes_in_the_middle(tmp_path, first):
+    server = PostgresServer()
+    try:
+        server.start()
+        made = ScriptSet(tmp_path / "set", engine="postgresql", database="postgres", **server.login())
+        made.write(
+            V1__a="CREATE TABLE a (n int);",
+            V2__b=f"{first}INSERT INTO a VALUES (1);\nSELECT pg_sleep(3);\nINSERT INTO a VALUES (2);",
+        )
+
+        def kill():
+            wait_for(lambda: sleeping(server), "the statement sleeps")
+            server.stop("immediate")
+            server.start()
+
+        assert "error" in dies_in_the_middle(made, kill)
+        assert made.apply()["applied"] == ["V2__b.sql"]
+        assert server.query("SELECT n FROM a ORDER BY n") == [(1,), (2,)]
+        assert not made.apply()["changed"]
+    finally:
+        server.close()
+
+
+def test_a_clickhouse_that_is_killed_in_the_middle(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger_clickhouse.Lease, "seconds", 2)
+    server = ClickHouseServer()
+    try:
+        server.start()
+        server.query("CREATE DATABASE d")
+        made = ScriptSet(tmp_path / "set", engine="clickhouse", database="d", **server.login())
+        made.write(
+            V1__a="CREATE TABLE a (n UInt8) ENGINE = MergeTree ORDER BY n;\nINSERT INTO a VALUES (1);\n"
+                  "SELECT sleep(3);\n"
+            "INSERT INTO a VALUES (2);\nCREATE TABLE b (n UInt8) ENGINE = MergeTree ORDER BY n;"
+        )
+
+        def kill():
+            wait_for(
+                lambda: server.query("SELECT count() FROM system.processes WHERE startsWith(query, 'SELECT sleep(')")
+                == "1\n",
+                "the statement sleeps",
+            )
+            server.stop(signal.SIGKILL)
+            server.start()
+
+        assert "Run again" in dies_in_the_middle(made, kill)["error"]
+        assert made.apply()["applied"] == ["V1__a.sql"]
+        assert server.query("SELECT n FROM d.a ORDER BY n") == "1\n2\n"
+        assert not made.apply()["changed"]
+    finally:
+        server.close()
+
+
+def test_a_statement_that_the_server_still_runs_is_waited_for(made_clickhouse, clickhouse, monkeypatch):
+    monkeypatch.setattr(ledger_clickhouse.Lease, "seconds", 1)
+    database = made_clickhouse.options["database"]
+    made_clickhouse.write(
+        V1__a="CREATE TABLE a (n UInt8) ENGINE = MergeTree ORDER BY n;\n"
+              "INSERT INTO a SELECT sleepEachRow(0.5) FROM numbers(5) "
+        "SETTINGS max_block_size = 1;\nINSERT INTO a VALUES (2);"
+    )
+
+    def die():
+        child = os.getpid()
+        threading.Thread(target=lambda: (wait_for(running, "the INSERT runs"), os.kill(child, signal.SIGKILL))).start()
+        return made_clickhouse.apply()
+
+    def running():
+        return (
+            clickhouse.query("SELECT count() FROM system.processes WHERE startsWith(query, 'INSERT INTO a SELECT')")
+            == "1\n"
+        )
+
+    assert in_child(die) == -9
+    made_clickhouse.apply()
+    assert clickhouse.query(f"SELECT count() FROM {database}.a") == "6\n"
+
+
+@pytest.mark.parametrize("engine", ["yugabytedb", "clickhouse"])
+def test_the_lease_of_a_dead_run_ends(request, engine, monkeypatch):
+    made = request.getfixturevalue("yugabyte" if engine == "yugabytedb" else "made_clickhouse")
+    module = ledger_postgres if engine == "yugabytedb" else ledger_clickhouse
+    made.write(V1__a="SELECT 1")
+
+    def die():
+        monkeypatch.setattr(module.Lease, "seconds", 3)
+        monkeypatch.setattr(module.Lease, "check", lambda self: os.kill(os.getpid(), signal.SIGKILL))
+        return made.apply()
+
+    assert in_child(die) == -9
+    assert "tester" in made.refused(lock_timeout=0)
+    assert made.apply(lock_timeout=30)["applied"] == ["V1__a.sql"]
+
+
+@pytest.mark.parametrize("engine", ["yugabytedb", "clickhouse"])
+def test_a_run_that_loses_its_lease_stops(request, engine, monkeypatch):
+    made = request.getfixturevalue("yugabyte" if engine == "yugabytedb" else "made_clickhouse")
+    module = ledger_postgres if engine == "yugabytedb" else ledger_clickhouse
+    monkeypatch.setattr(module.Lease, "seconds", HOLD)
+    monkeypatch.setattr(module.Lease, "_renew", lambda self: None)
+    end = "" if engine == "yugabytedb" else " ENGINE = Memory"
+    made.write(
+        V1__a=("SELECT pg_sleep(1)" if engine == "yugabytedb" else "SELECT sleep(1)")
+        + f";\nCREATE TABLE late (n int){end};"
+    )
+    assert "lease on the ledger was lost" in made.refused()
+    monkeypatch.undo()
+    if engine == "yugabytedb":
+        monkeypatch.setattr(postgres_module, "dialect", lambda connection: postgres_module.YugabyteDB((2, 20, 0)))
+    assert made.apply()["changed"]
+
+
+@pytest.mark.parametrize("engine", ["yugabytedb", "clickhouse"])
+def test_two_runs_with_a_lease_apply_everything_once(request, engine):
+    import concurrent.futures
+
+    made = request.getfixturevalue("yugabyte" if engine == "yugabytedb" else "made_clickhouse")
+    end = "" if engine == "yugabytedb" else " ENGINE = Memory"
+    made.files({f"V{n}__t.sql": f"CREATE TABLE t{n} (n int){end}; INSERT INTO t{n} VALUES ({n});" for n in range(1, 6)})
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _n: in_child(made.apply), range(4)))
+    assert not [result for result in results if "error" in result]
+    assert sorted(len(result["applied"]) for result in results) == [0, 0, 0, 5]
+
+
+@pytest.fixture
+def small_disk():
+    """A file system of 24 MB that every account may use."""
+    folder = Path(tempfile.mkdtemp(prefix="small-disk-"))
+    folder.chmod(0o755)
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", folder], check=False).returncode
+    ):
+        pytest.skip("only root can mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+    folder.rmdir()
+
+
+@pytest.mark.parametrize("first", ["", "-- no-transaction\n"], ids=["one transaction", "no transaction"])
+def test_a_full_disk_under_postgresql(small_disk, tmp_path, first):
+    server = PostgresServer()
+    try:
+        server.start()
+        space = small_disk / "space"
+        space.mkdir()
+        if server._account:
+            shutil.chown(space, server._account)
+        server.query(f"CREATE TABLESPACE small LOCATION '{space}'")
+        made = ScriptSet(tmp_path / "set", engine="postgresql", database="postgres", **server.login())
+        fill = "INSERT INTO a SELECT repeat('x', 1000) FROM generate_series(1, %d);"
+        made.write(
+            V1__a=f"{first}CREATE TABLE a (t text) TABLESPACE small;\nINSERT INTO a VALUES ('y');\n" + fill % 40000
+        )
+        said = made.refused()
+        assert "No space left on device" in said and "(statement 3 of 3)" in said
+        assert server.query("SELECT status, completed FROM schema_ledger.scripts") == [("failed", 2 if first else 0)]
+        made.write(V1__a=f"{first}CREATE TABLE a (t text) TABLESPACE small;\nINSERT INTO a VALUES ('y');\n" + fill % 10)
+        # Without a transaction what the failed statement wrote keeps its room: give the disk more.
+        subprocess.run(["mount", "-o", "remount,size=128m", small_disk], check=True)
+        made.apply()
+        assert server.query("SELECT count(*) FROM a") == [(11,)]
+    finally:
+        server.close()
+
+
+def test_a_full_disk_under_clickhouse(small_disk, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    server = ClickHouseServer()
+    monkeypatch.undo()
+    monkeypatch.setattr(ledger_clickhouse.Lease, "seconds", 2)
+    try:
+        server.start()
+        server.query("CREATE DATABASE d")
+        made = ScriptSet(tmp_path / "set", engine="clickhouse", database="d", **server.login())
+        text = (
+            "CREATE TABLE a (n UInt64, s String) ENGINE = MergeTree ORDER BY n;\nINSERT INTO a VALUES (1, 'y');\n"
+            "INSERT INTO a SELECT number, randomString(1000) FROM numbers(%d);\nINSERT INTO a VALUES (2, 'z');"
+        )
+        made.write(V1__a=text % 50000)
+        said = made.refused()
+        assert "(statement 3 of 4)" in said and "space" in said.lower(), said
+        made.write(V1__a=text % 10)
+        wait_for(lambda: "error" not in in_child(made.apply), "there is room again", seconds=60)
+        assert server.query("SELECT count() FROM d.a") == "12\n"
+    finally:
+        server.close()
