@@ -37,15 +37,15 @@ def digest(path):
 
 
 def output(*command):
-    """What a command prints, empty where it fails or is not there."""
+    """What a command prints, empty where it is not there. Those used here fail where they find a part of it only."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except OSError:
         return ""
 
 
 def system():
-    """The distribution's ID, the IDs of those that it is like, and what package manager is there."""
+    """The distribution's name, and what kind of packages it has."""
     release = {
         name: value.strip('"')
         for name, _equals, value in (line.partition("=") for line in content("/etc/os-release").splitlines()) if value
@@ -145,8 +145,8 @@ def addresses(name):
 def answer(question):
     """What is asked for.
 
-    question: `files`, paths to hash; `directories`; `packages`, names; `units`; `ports`; `certificate` and `key`, paths;
-    `address`; `link`, a path; `macros`, a configuration file with <macros>.
+    question: `files`, paths to hash; `directories`; `packages`, names; `units`; `ports`; `certificate` and `key`,
+    paths; `address`; `link`, a path; `macros`, a configuration file with <macros>; `data`, the server's directory.
     """
     macros = re.search(r"<macros\b[^>]*>(.*?)</macros>", content(question["macros"]), re.S)
     return {

@@ -1,0 +1,100 @@
+"""Let ClickHouse's own programs read the configuration before it is put in place: server_check.py BINARY.
+
+Standard input is a JSON object: `files`, {path: text} of what is new; `roots`, the configuration files that they belong
+to, each with the folders that are merged into it; `settings`, names that have to be settings of the server.
+Prints a sentence for everything that is wrong. The exit status is 0 where nothing is.
+"""
+
+import difflib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from xml.etree import ElementTree
+
+# Settings that system.server_settings does not list.
+UNLISTED = (
+    "allow_implicit_no_password", "allow_no_password", "allow_plaintext_password", "default_profile",
+    "default_session_timeout", "dictionaries_config", "display_name", "grpc_port", "hsts_max_age", "http_port",
+    "max_session_timeout", "mysql_port", "postgresql_port", "timezone", "umask",
+    "user_defined_executable_functions_config",
+)
+UNKNOWN_TABLE = "Code: 60."
+
+
+def run(*command):
+    """(status, what it printed, what it said) of a program."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL)
+    return done.returncode, done.stdout, done.stderr.strip()
+
+
+def stage(scratch, root, files):
+    """A copy of a configuration file and the folders beside it that are merged into it, with the new ones in them."""
+    folder, name = os.path.split(root)
+    target = os.path.join(scratch, "".join(part if part.isalnum() else "_" for part in folder))
+    if not os.path.isdir(target):
+        os.mkdir(target)
+        for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+            if entry.is_dir() and entry.name.endswith(".d"):
+                shutil.copytree(entry.path, os.path.join(target, entry.name))
+            elif entry.is_file() and entry.name.endswith((".xml", ".yaml", ".yml")):
+                shutil.copy(entry.path, target)
+        for path, text in files.items():
+            if path.startswith(folder + "/"):
+                new = os.path.join(target, path[len(folder) + 1:])
+                os.makedirs(os.path.dirname(new), exist_ok=True)
+                with open(new, "w", encoding="utf-8") as file:
+                    file.write(text)
+    return os.path.join(target, name)
+
+
+def unreadable(binary, root, staged):
+    """What the server's reader of configurations has against one."""
+    key = {"users.xml": "users"}.get(os.path.basename(root), "logger.level")
+    status, _out, said = run(binary, "extract-from-config", "--config-file", staged, "--key", key)
+    return [f"{root} cannot be read with the new files: {said or status}"] if status else []
+
+
+def unknown(binary, names):
+    """Which of `names` are no settings of the server."""
+    if not names:
+        return []
+    status, out, said = run(binary, "local", "--query", "SELECT name FROM system.server_settings FORMAT TSVRaw")
+    if status:
+        # Releases before 23.3 have no such table.
+        return [] if UNKNOWN_TABLE in said else [f"{binary} cannot say which settings there are: {said}"]
+    known = {*out.split("\n"), *UNLISTED}
+    faults = []
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            faults.append(
+                f"clickhouse_db_settings: this release of ClickHouse has no server setting {name!r}"
+                + (f", did you mean {close[0]!r}?" if close else "")
+                + " Settings of queries belong into a profile (clickhouse_db_settings_profiles)"
+            )
+    return faults
+
+
+def faults(binary, question):
+    """Everything that is wrong, as sentences."""
+    found = []
+    for path, text in question["files"].items():
+        try:
+            ElementTree.fromstring(text)
+        except ElementTree.ParseError as error:
+            found.append(f"{path} would be no XML: {error}")
+    if found:
+        return found
+    with tempfile.TemporaryDirectory() as scratch:
+        for root in question["roots"]:
+            found += unreadable(binary, root, stage(scratch, root, question["files"]))
+    return found + unknown(binary, question["settings"])
+
+
+if __name__ == "__main__":
+    wrong = faults(sys.argv[1], json.load(sys.stdin))
+    print("\n".join(wrong))
+    sys.exit(1 if wrong else 0)
