@@ -30,8 +30,8 @@ options:
       - Where the server keeps users, roles, quotas, profiles and row policies.
       - V(sql) changes them with statements, in the server's own writable storage.
       - >-
-        V(users_xml) writes them to O(users_file), which then holds exactly what is declared. Only databases are made
-        with statements.
+        V(users_xml) writes them to O(users_file), which then holds exactly what is declared, O(login_user) included.
+        Only databases are made with statements.
     type: str
     choices: [sql, users_xml]
     default: sql
@@ -647,8 +647,20 @@ def main():
     module.exit_json(**result)
 
 
+def _check_login(params):
+    """Refused where the declared users would not let this task in, which would look like an old file in use."""
+    for user in params["users"] or []:
+        if user["name"] == params["login_user"] and user["state"] == "present":
+            passwords = (user["password"], user["previous_password"])
+            if user["auth"] == "sha256_password" and params["login_password"] not in passwords:
+                raise Refused(f"login_password: is not the password that users declares for {user['name']!r}")
+            return
+    raise Refused(f"login_user: users does not declare {params['login_user']!r}, so the file would not hold that user")
+
+
 def _users_xml(module, server, result):
     """The work of storage users_xml; fills `result`."""
+    _check_login(module.params)
     users_file = UsersFile(module)
     changed = users_file.update(module.params)
     result["restart_reason"] = f"{users_file.path} has changed" if changed else ""

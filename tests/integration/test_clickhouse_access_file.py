@@ -23,6 +23,8 @@ ADMIN = {
     "grants": [{"privileges": ["ALL"], "database": "*", "grant_option": True}],
 }
 PASSWORD = "pass of the test"
+# A login as the declared admin to a port where nothing listens.
+NOWHERE = {"login_user": "admin", "login_password": ADMIN["password"], "login_port": 1}
 ALL_ON_D = [{"privileges": ["ALL"], "database": "d"}]
 
 
@@ -264,6 +266,17 @@ def test_a_good_file_passes_the_engines_check(declared):
     declared.apply()
 
 
+def test_a_login_that_the_file_would_not_let_in_is_refused(tmp_path):
+    arguments = {"storage": "users_xml", "users_file": str(tmp_path / "users.xml"), "users": [ADMIN], **NOWHERE}
+    for login, message in (
+        ({"login_password": "wrong"}, "login_password: is not the password that users declares for 'admin'"),
+        ({"login_user": "root"}, "login_user: users does not declare 'root'"),
+    ):
+        with pytest.raises(ModuleFailed, match=message):
+            run_module("clickhouse_access", {**arguments, **login})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_file_is_not_for_everybody(declared):
     declared.apply()
     assert stat.S_IMODE(declared.path.stat().st_mode) == 0o640
@@ -279,7 +292,7 @@ def test_check_mode_writes_nothing(tmp_path, declared):
     result = declared.module([{"name": "x", "password": PASSWORD}], check=True)
     assert result["changed"] and result["restart_required"]
     assert declared.path.read_bytes() == before
-    bare = {"storage": "users_xml", "users_file": str(tmp_path / "etc/users.xml"), "users": [ADMIN], "login_port": 1}
+    bare = {"storage": "users_xml", "users_file": str(tmp_path / "etc/users.xml"), "users": [ADMIN], **NOWHERE}
     result = run_module("clickhouse_access", bare, check=True)
     assert result["changed"] and list(tmp_path.iterdir()) == []
     with pytest.raises(ModuleFailed, match="directory .*/etc does not exist"):
@@ -290,12 +303,12 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path):
     path = tmp_path / "users.xml"
     path.write_text("<clickhouse><users><precious/></users></clickhouse>")
     with pytest.raises(ModuleFailed, match="was not written by this module"):
-        run_module("clickhouse_access", {"storage": "users_xml", "users_file": str(path), "users": [ADMIN]})
+        run_module("clickhouse_access", {"storage": "users_xml", "users_file": str(path), "users": [ADMIN], **NOWHERE})
     assert "precious" in path.read_text()
 
 
 def test_a_server_that_is_down_needs_a_start(tmp_path):
-    arguments = {"storage": "users_xml", "users_file": str(tmp_path / "users.xml"), "users": [ADMIN], "login_port": 1}
+    arguments = {"storage": "users_xml", "users_file": str(tmp_path / "users.xml"), "users": [ADMIN], **NOWHERE}
     assert run_module("clickhouse_access", arguments)["restart_required"]
     again = run_module("clickhouse_access", arguments)
     assert not again["changed"] and "does not answer: nothing listens" in again["restart_reason"]
@@ -303,7 +316,7 @@ def test_a_server_that_is_down_needs_a_start(tmp_path):
 
 def test_a_second_run_waits_for_the_first(tmp_path):
     arguments = {
-        "storage": "users_xml", "users_file": str(tmp_path / "users.xml"), "users": [ADMIN], "login_port": 1,
+        "storage": "users_xml", "users_file": str(tmp_path / "users.xml"), "users": [ADMIN], **NOWHERE,
         "timeout": 1,
     }
     handle = os.open(tmp_path, os.O_RDONLY)

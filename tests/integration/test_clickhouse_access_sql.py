@@ -1,8 +1,12 @@
 """clickhouse_access with storage sql, on a double of the storage that the embedded engine lacks (see the double)."""
 
 import hashlib
+import json
+import re
 
 import pytest
+import yaml
+from ansible_collections.frameworks.database.plugins.modules import clickhouse_access
 from support.clickhouse_double import AccessDouble
 from support.modules import ModuleFailed, run_module
 
@@ -295,3 +299,20 @@ def test_a_replica_that_is_down_is_named_and_the_next_run_completes(cluster):
     cluster.down = None
     assert access(cluster, **options)["changed"]
     assert not access(cluster, **options)["changed"]
+
+
+EXAMPLES = [
+    task["frameworks.database.clickhouse_access"] for task in yaml.safe_load(clickhouse_access.EXAMPLES)
+    if "storage" not in task["frameworks.database.clickhouse_access"]
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example["users"][0]["name"])
+def test_the_examples_work(double, example):
+    options = json.loads(re.sub(r"\{\{ (\w+) \}\}", r"the \1", json.dumps(example)))
+    databases = [entry["name"] for entry in options.get("databases", [])]
+    try:
+        assert settled(double, **{**options, **double.login(), "tls": False})
+    finally:
+        for name in databases:
+            double.engine.query(f"DROP DATABASE IF EXISTS {name} SYNC")

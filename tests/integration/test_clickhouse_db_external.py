@@ -1,0 +1,56 @@
+"""The role clickhouse_db with a server that runs already: a double of its access storage (see there)."""
+
+import pytest
+from support.clickhouse_double import AccessDouble
+from support.playbooks import role_play, run_playbook
+from support.ports import free_port
+
+PASSWORD, ADMIN_PASSWORD = "pass of the app", "s3cret of the admin"
+
+
+@pytest.fixture
+def double(clickhouse):
+    instance = AccessDouble(clickhouse)
+    try:
+        yield instance.start()
+    finally:
+        instance.close()
+
+
+def run(folder, port, *options, **variables):
+    """The role on this machine, where it has nothing to do but to talk to the server."""
+    return run_playbook(folder, role_play("clickhouse_db"), {
+        "clickhouse_db_install_method": "external", "clickhouse_db_login_host": "127.0.0.1",
+        "clickhouse_db_login_port": port, "clickhouse_db_password": PASSWORD,
+        "clickhouse_db_admin_password": ADMIN_PASSWORD, "clickhouse_db_databases": [], **variables,
+    }, *options)
+
+
+def test_an_external_server_gets_the_applications_user(double, tmp_path):
+    port = double.login()["login_port"]
+    checked = run(tmp_path, port, "--check", "--diff").ok()
+    assert checked.count("changed") == 1 and double.executed == []
+    assert "GRANT SHOW, SELECT, INSERT" in checked.output and PASSWORD not in checked.output
+    assert run(tmp_path, port, "-vvv").ok().output.count(PASSWORD) == 0
+    rights = {row["access_type"] for row in double.replicas[0].table("grants")}
+    assert {"SELECT", "INSERT", "CREATE TABLE"} < rights
+    assert not [right for right in rights if "USER" in right or "SYSTEM" in right]
+    assert run(tmp_path, port).ok().count("changed") == 0
+
+
+@pytest.mark.parametrize(("variables", "sentence"), [
+    ({"clickhouse_db_admin_password": "not that"}, "refuses user 'admin': wrong password"),
+    ({"clickhouse_db_tls": True}, "tls to false"),
+    ({"clickhouse_db_users": [{"name": "x", "pasword": "y"}]}, "pasword"),
+])
+def test_what_is_wrong_is_said(double, tmp_path, variables, sentence):
+    done = run(tmp_path, double.login()["login_port"], **variables)
+    assert done.code and sentence in " ".join(done.output.split())
+
+
+def test_a_server_that_is_not_there_or_too_old_is_named(double, tmp_path):
+    port = free_port()
+    assert f"nothing listens on 127.0.0.1:{port}" in " ".join(run(tmp_path, port).output.split())
+    double.version = "22.3.20.29"
+    done = run(tmp_path, double.login()["login_port"])
+    assert done.code and "is version 22.3.20.29; this collection needs 22.8 or newer" in " ".join(done.output.split())
