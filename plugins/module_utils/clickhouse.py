@@ -198,8 +198,9 @@ class Client:
         except http.client.IncompleteRead as error:  # so the server ends an answer in which an error came up
             text, cut = error.partial, error
         tag = answer.headers.get("X-ClickHouse-Exception-Tag")
-        # The tag is another one each time: the plain search first, or every answer would compile a pattern of its own.
-        late = tag and b"__exception__" in text and re.search(b"\r\n__exception__\r\n%s\r\n(.*)" % re.escape(to_bytes(tag)), text, re.S)
+        late = None
+        if tag and b"__exception__" in text:  # the tag is another one each time, and compiling its pattern takes time
+            late = re.search(b"\r\n__exception__\r\n%s\r\n(.*)" % re.escape(to_bytes(tag)), text, re.S)
         if late:
             raise self._refusal(200, answer.headers, re.sub(rb"\n\d+ \w+\r\n__exception__\r\n$", b"", late.group(1)))
         if answer.status == 200 and answer.headers.get("X-ClickHouse-Exception-Code"):
