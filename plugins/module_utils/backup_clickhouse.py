@@ -11,7 +11,7 @@ import hashlib
 import os
 import time
 
-from .backup_folder import BackupError, megabytes
+from .backup_folder import BackupError, human
 from .backup_run import Different
 from .clickhouse import ClickHouseError, ServerError, quote_identifier, quote_string
 
@@ -19,6 +19,21 @@ MINIMUM_VERSION = (23, 8)
 DATA = "data"  # the server's part of a backup's folder
 _VIEWS = ("View", "MaterializedView", "LiveView", "WindowView", "Dictionary")
 _UNKNOWN_TABLE = 60
+
+
+def ledger(client, database):
+    """{set: {applied, unfinished}} of the schema ledger, {} where there is none. Raises ClickHouseError."""
+    try:
+        found = client.rows(
+            "SELECT set_name, countIf(status IN ('applied', 'adopted')) AS applied, "
+            "groupArrayIf(script, status NOT IN ('applied', 'adopted')) AS unfinished "
+            f"FROM {quote_identifier(database)}.schema_ledger FINAL WHERE status != 'removed' GROUP BY set_name"
+        )
+    except ServerError as error:
+        if error.code == _UNKNOWN_TABLE:
+            return {}
+        raise
+    return {row["set_name"]: {"applied": row["applied"], "unfinished": row["unfinished"]} for row in found}
 
 
 class ClickHouseBackup:
@@ -70,7 +85,7 @@ class ClickHouseBackup:
                 if after.get(table, {}).get("rows") != found["rows"]:
                     found["rows"] = None  # written to in the meantime, they prove nothing
             size = sum(row["size"] for row in before[name].values())
-            entries[name] = {"tables": before[name], "size": size, "ledger": self._ledger(name)}
+            entries[name] = {"tables": before[name], "size": size, "ledger": ledger(self.client, name)}
         return {
             "server_version": ".".join(map(str, self.client.version)), "version": list(self.client.version),
             "base": base.name if base else None, "databases": entries,
@@ -96,20 +111,6 @@ class ClickHouseBackup:
             "SELECT name, engine, uuid, total_rows, total_bytes FROM system.tables "
             f"WHERE database = {quote_string(database)}"
         )}
-
-    def _ledger(self, database):
-        """{set: {applied, unfinished}} of the schema ledger, {} where there is none."""
-        try:
-            found = self.client.rows(
-                "SELECT set_name, countIf(status IN ('applied', 'adopted')) AS applied, "
-                "groupArrayIf(script, status NOT IN ('applied', 'adopted')) AS unfinished "
-                f"FROM {quote_identifier(database)}.schema_ledger FINAL WHERE status != 'removed' GROUP BY set_name"
-            )
-        except ServerError as error:
-            if error.code == _UNKNOWN_TABLE:
-                return {}
-            raise
-        return {row["set_name"]: {"applied": row["applied"], "unfinished": row["unfinished"]} for row in found}
 
     def _place(self, folder):
         """The backup in `folder` in the server's words."""
@@ -170,7 +171,7 @@ class ClickHouseBackup:
         free = self.client.rows("SELECT toUInt64(max(unreserved_space)) AS free FROM system.disks")[0]["free"]
         if free < size + self.params["reserve_mb"] * 1048576:
             raise BackupError(
-                f"The server's disks have {megabytes(free)} free; the restored copy takes {megabytes(size)}, and "
+                f"The server's disks have {human(free)} free; the restored copy takes {human(size)}, and "
                 f"{self.params['reserve_mb']} MB are to stay free. Make room, or lower reserve_mb."
             )
 

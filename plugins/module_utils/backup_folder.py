@@ -16,7 +16,6 @@ import shutil
 import signal
 import socket
 import stat
-import sys
 import time
 
 MANIFEST, PROOF, LOCK = "manifest.json", "proof.json", ".lock"
@@ -46,16 +45,16 @@ def now():
     return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
 
 
-def megabytes(size):
+def human(size):
     """`size` bytes for a sentence."""
-    return f"{size / 1048576:.1f} MB"
+    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.1f} MB"
 
 
 @contextlib.contextmanager
 def interruptible():
     """Let SIGTERM and SIGHUP (the end of the operator's connection) unwind the stack, so that `finally` cleans up."""
     def leave(number, frame):
-        sys.exit(f"ended by signal {number}")
+        raise SystemExit(f"ended by signal {number}")
 
     before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
@@ -326,6 +325,6 @@ def require_space(path, size, reserve_mb, what):
     free = shutil.disk_usage(path).free
     if free < size + reserve_mb * 1048576:
         raise BackupError(
-            f"{path} has {megabytes(free)} free; {what} may take {megabytes(size)}, and {reserve_mb} MB are to stay "
+            f"{path} has {human(free)} free; {what} may take {human(size)}, and {reserve_mb} MB are to stay "
             "free. Make room, choose another path, or lower reserve_mb."
         )

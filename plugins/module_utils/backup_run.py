@@ -10,7 +10,7 @@ has them.
 
 from __future__ import annotations
 
-from .backup_folder import BackupError, megabytes
+from .backup_folder import BackupError, human
 
 
 class Different(BackupError):
@@ -52,7 +52,7 @@ def create(module, store, server):
     return {
         "backup": made.summary(),
         "lines": [
-            f"{name}: {len(entry['tables'])} tables in {made.name}{kind}, {megabytes(made.size)}"
+            f"{name}: {len(entry['tables'])} tables in {made.name}{kind}, {human(made.size)}"
             for name, entry in sorted(made.manifest["databases"].items())
         ],
     }

@@ -1,0 +1,182 @@
+"""database_diagnose and its playbook: they name what is wrong, never fail for it, and tell no secrets."""
+
+import datetime
+import json
+import os
+import subprocess
+import threading
+import time
+
+import pytest
+from ansible_collections.frameworks.database.plugins.module_utils import diagnose
+from support.clickhouse import ClickHouseServer
+from support.modules import run_module
+from support.playbooks import HOST, ROOT, run_playbook
+from support.ports import free_port, wait_for
+from support.postgres import PostgresServer
+
+
+def look(**options):
+    return run_module("database_diagnose", options)
+
+
+def found(result, area, state):
+    """What was found in an area in that state, as one text."""
+    return "\n".join(f"{one['found']} -> {one['todo']}" for one in result["findings"]
+                     if (one["area"], one["state"]) == (area, state))
+
+
+def test_a_healthy_server_has_no_problems(postgres, postgres_database):
+    result = look(
+        postgres=postgres.login(), postgres_databases=[postgres_database], ports=[f"127.0.0.1:{postgres.port}"],
+        paths=[str(postgres.data)], controller_time=time.time(),
+    )
+    assert result["counts"]["problem"] == result["counts"]["unknown"] == 0
+    assert "PostgreSQL 1" in found(result, "postgresql", "ok")
+    assert "takes connections (listening: 127.0.0.1)" in found(result, "port", "ok")
+
+
+def test_nothing_that_is_down_makes_it_fail(tmp_path):
+    port = free_port()
+    result = look(
+        postgres={"login_host": "127.0.0.1", "login_port": port, "login_password": "no-one may see"},
+        clickhouse={"login_host": "127.0.0.1", "login_port": port}, masters=["127.0.0.1"], ports=[f"127.0.0.1:{port}"],
+        services=["no-such-service*"], paths=[str(tmp_path / "none")], logs=[str(tmp_path / "none*")],
+        certificates=[str(tmp_path / "none.crt")], backups=[str(tmp_path / "none")], postgres_databases=["a"],
+    )
+    assert "start the server" in found(result, "postgresql", "problem")
+    assert "nothing listens" in found(result, "clickhouse", "problem")
+    assert "No master's leader" in found(result, "yugabytedb", "problem")
+    assert "nothing on this host listens" in found(result, "port", "problem")
+    assert "has no good backup -> run playbooks/backup.yml" in found(result, "backup", "problem")
+    assert "no-one may see" not in json.dumps(result["findings"])
+    assert result["lines"][0].startswith("problems: 5, warnings: 0, ") and result["lines"][1].startswith("PROBLEM")
+
+
+def test_bad_options_are_findings_not_tracebacks(tmp_path):
+    (tmp_path / "folder.log").mkdir()
+    result = look(ports=["nonsense"], logs=[str(tmp_path / "*.log")])
+    assert result["counts"]["unknown"] >= 2
+
+
+def test_who_waits_for_whom_is_named(postgres, postgres_database):
+    postgres.query("CREATE TABLE t (n int); INSERT INTO t VALUES (1)", database=postgres_database)
+    holder, waiter = (postgres.connect(postgres_database) for _number in range(2))
+    holder.cursor().execute("BEGIN; LOCK TABLE t")
+    thread = threading.Thread(target=lambda: waiter.cursor().execute("SELECT 'a secret' FROM t"))
+    thread.start()
+    try:
+        wait_for(lambda: postgres.query("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"), "it waits")
+        result = look(postgres=postgres.login())
+    finally:
+        holder.close()
+        thread.join()
+        waiter.close()
+    text = found(result, "postgresql", "warning")
+    assert f"waits for 0 s for a lock that {holder_pid(text)} has" in text
+    assert f"pg_terminate_backend({holder_pid(text)})" in text and "a secret" not in text
+
+
+def holder_pid(text):
+    return text.split("a lock that ")[1].split(" has")[0]
+
+
+def test_a_broken_index_and_an_unfinished_script_are_named(postgres, postgres_database):
+    postgres.query(
+        "CREATE TABLE t (n int); INSERT INTO t VALUES (1), (1); CREATE SCHEMA schema_ledger;"
+        "CREATE TABLE schema_ledger.scripts (set_name text, script text, status text);"
+        "INSERT INTO schema_ledger.scripts VALUES ('s', 'init.sql', 'applied'), ('s', '0001_a.sql', 'failed')",
+        database=postgres_database)
+    with pytest.raises(Exception, match="could not create unique index"):
+        postgres.query("CREATE UNIQUE INDEX CONCURRENTLY broken ON t (n)", database=postgres_database)
+    result = look(postgres=postgres.login(), postgres_databases=[postgres_database, "absent"])
+    assert "index broken is not valid" in found(result, "postgresql", "warning")
+    assert "set s, 1 scripts applied, not finished: 0001_a.sql" in found(result, "postgresql", "problem")
+    assert 'database "absent" does not exist' in found(result, "postgresql", "problem")
+
+
+def test_clickhouse_tells_what_does_not_get_on(clickhouse, clickhouse_database):
+    clickhouse.query(f"CREATE TABLE {clickhouse_database}.t (s String) ENGINE = MergeTree ORDER BY ()")
+    clickhouse.query(f"INSERT INTO {clickhouse_database}.t VALUES ('not a number')")
+    clickhouse.query(f"ALTER TABLE {clickhouse_database}.t MODIFY COLUMN s UInt8 SETTINGS alter_sync = 0")
+    why = "SELECT latest_fail_reason FROM system.mutations WHERE NOT is_done"
+    wait_for(lambda: clickhouse.query(why) > "\n", "it fails")
+    result = look(clickhouse=clickhouse.login(), clickhouse_databases=[clickhouse_database, "absent"])
+    assert "1 parts to do" in found(result, "clickhouse", "warning")
+    assert "KILL MUTATION" in found(result, "clickhouse", "warning")
+    assert "database absent has no tables" in found(result, "clickhouse", "problem")
+    assert "disk default" in found(result, "clickhouse", "ok") and result["counts"]["unknown"] == 0
+
+
+def test_errors_at_the_end_of_logs_are_shown_without_secrets(tmp_path):
+    (tmp_path / "old.log").write_text("FATAL of last year\n")
+    os.utime(tmp_path / "old.log", (0, 0))
+    (tmp_path / "new.log").write_text(
+        "LOG: fine\n" * 100 + "ERROR: syntax error at ALTER ROLE a PASSWORD 'geheim'\n"
+        "<Error> x: IDENTIFIED WITH sha256_password BY 'geheim'\nE1122 10:00:00 token=geheim, other\n"
+        "FATAL: postgres://me:geheim@host/db\nFATAL: password authentication failed for user \"me\"\n")
+    [one] = look(logs=[str(tmp_path / "*.log")])["findings"]
+    assert "new.log has 5 errors" in one["found"] and one["state"] == "warning"
+    text = "".join(line + "\n" for line in one["details"])
+    assert "geheim" not in text and text.count("\n") == 5 and "last year" not in text
+    assert "password authentication failed for user" in text
+
+
+@pytest.mark.parametrize("days, state", [(-1, "problem"), (3, "problem"), (20, "warning"), (90, "ok")])
+def test_certificates_are_seen_to_expire(tmp_path, days, state):
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj",
+         "/CN=a", "-keyout", "/dev/null", "-out", str(tmp_path / "a.crt"), "-days", str(max(days, 1))],
+        check=True, capture_output=True)
+    real = time.time
+    try:
+        if days < 0:
+            diagnose.time.time = lambda: real() + 3 * 86400
+        assert "a.crt" in found(look(certificates=[str(tmp_path / "*.crt")]), "certificate", state)
+    finally:
+        diagnose.time.time = real
+
+
+@pytest.mark.parametrize("ahead, state", [(0, "ok"), (3600, "problem"), (-3600, "problem")])
+def test_a_wrong_clock_is_a_problem(ahead, state):
+    result = look(controller_time=time.time() - ahead)
+    [clock] = [one["state"] for one in result["findings"]]
+    assert clock == state or (state, clock) == ("ok", "warning")  # where nothing keeps this machine's clock right
+
+
+def test_backups_have_an_age(postgres, postgres_database, tmp_path):
+    path = str(tmp_path / "backups")
+    run_module("postgres_backup", {**postgres.login(), "path": path, "databases": [postgres_database], "reserve_mb": 1})
+    assert "never proved" in found(look(backups=[path]), "backup", "ok")
+    manifest = next((tmp_path / "backups").glob("2*/manifest.json"))
+    old = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours=30)
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "created": old.isoformat()}))
+    assert "30 h old" in found(look(backups=[path]), "backup", "warning")
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_the_playbook_prints_a_report_and_succeeds(tmp_path, up):
+    postgres, clickhouse = PostgresServer(password="pg secret"), ClickHouseServer()
+    try:
+        if up:
+            postgres.start()
+            clickhouse.start()
+            postgres.query("CREATE DATABASE frameworks")
+        inventory = tmp_path / "inventory.json"
+        inventory.write_text(json.dumps({"all": {"children": {
+            group: {"hosts": {"test": HOST}} for group in ("postgres", "clickhouse", "application")
+        }, "vars": {
+            "postgres_user_login_host": postgres.host, "postgres_user_login_port": postgres.port,
+            "postgres_user_login_password": "pg secret", "postgres_user_ssl_mode": "prefer", "ansible_become": False,
+            "clickhouse_db_http_port": clickhouse.http_port, "clickhouse_db_login_host": clickhouse.host,
+            "clickhouse_db_admin_password": "s3cret of the admin", "application_settings_path": str(tmp_path / "none"),
+        }}}))
+        run = run_playbook(tmp_path, ROOT / "playbooks/diagnose.yml", None, "-i", str(inventory), "-vvv").ok()
+    finally:
+        clickhouse.close()
+        postgres.close()
+    assert run.count("failed") == run.count("changed") == 0
+    assert "pg secret" not in run.output and "s3cret of the admin" not in run.output
+    assert f"there is no file {tmp_path}/none" in " ".join(run.output.split())
+    assert ("log in as postgres: PostgreSQL" in run.output) == up
+    assert ("nothing listens on" in run.output) != up and "platform-postgresql" in run.output
