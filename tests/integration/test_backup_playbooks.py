@@ -102,3 +102,19 @@ def test_an_environment_has_to_be_named(tmp_path, playbook):
     inventories = [word for name in ("dev", "staging") for word in ("-i", str(ROOT / "inventories" / name))]
     run = run_playbook(tmp_path, PLAYBOOKS / f"{playbook}.yml", None, *inventories)
     assert run.code != 0 and "this would be about dev, staging" in " ".join(run.output.split())
+
+
+@pytest.mark.parametrize("gone, chosen", [("", "node2"), ("node2", "node3")])
+def test_one_node_of_a_cluster_makes_the_backup_the_first_that_can_be_reached(tmp_path, gone, chosen):
+    nodes = [f"node{number}" for number in (2, 3, 1, 5, 4)]
+    inventory = tmp_path / "inventory.json"
+    unreachable = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+    inventory.write_text(json.dumps({"all": {"children": {"yugabyte": {
+        "hosts": {node: {**HOST, **(unreachable if node == gone else {})} for node in nodes},
+        "vars": {
+            "yugabyte_db_nodes": nodes, "ansible_become": False, "postgres_user_login_host": "127.0.0.1",
+            "postgres_user_login_port": 1, "backup_postgres_dir": str(tmp_path / "backups"),
+        },
+    }}}}))
+    run = run_playbook(tmp_path, PLAYBOOKS / "backup.yml", None, "-i", str(inventory), "--check")
+    assert run.count("changed") == 1 and f"changed: [{chosen}]" in run.output, run.output

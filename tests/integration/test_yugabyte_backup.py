@@ -63,3 +63,16 @@ def test_what_was_lost_comes_back_in_place_and_busy_tables_fail_no_proof(cluster
     sql("DELETE FROM t", "frameworks")
     backup("restored", replace=True)
     assert sql("SELECT count(*) FROM t", "frameworks") == "100"
+
+
+def test_a_diagnosis_sees_the_nodes_and_which_one_is_gone(cluster):
+    login = {"login_host": cluster.address[1], "login_port": 5433, "login_user": "yugabyte", "login_db": "yugabyte"}
+
+    def look():
+        findings = run_module("database_diagnose", {"masters": cluster.members, "postgres": login})["findings"]
+        return [(one["state"], one["found"]) for one in findings if one["area"] == "yugabytedb"]
+
+    assert ("ok", "3 masters, 3 tservers, all tablets replicated") in look()
+    assert any(found.startswith("YSQL knows 3 nodes") for _state, found in look())
+    cluster.stop("master", 3)
+    assert any(state == "problem" and cluster.address[3] in found for state, found in look())
