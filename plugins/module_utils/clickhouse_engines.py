@@ -83,9 +83,9 @@ def rewrite(statement, topology, sharded=frozenset()):
     return action()
 
 
-def sharded_tables(statements, topology):
-    """The names of the tables that `statements`, all of a schema's, make and that are spread over the shards."""
-    found = set()
+def sharded_tables(statements, topology, known=()):
+    """The names of the tables that are spread over the shards: `known` ones, and those that `statements` make."""
+    found = set(known)
     if not topology.sharding_key:
         return frozenset()
     for statement in statements:

@@ -25,15 +25,17 @@ _MOMENTS = ("started_at", "finished_at")
 class ClickHouseLedger:
     """The ledger of `set_name` in `database`."""
 
-    def __init__(self, client, database, set_name):
-        self.client, self.database, self.set_name = client, database, set_name
+    def __init__(self, client, database, set_name, place):
+        self.client, self.database, self.set_name, self.place = client, database, set_name, place
         self._revision = 0
 
     def table(self, suffix=""):
         """The full name of one of the ledger's tables, quoted."""
         return f"{quote_identifier(self.database)}.{quote_identifier(TABLE + suffix)}"
 
-    def _rows(self, sql):
+    def rows(self, sql, suffix=""):
+        """The rows of a query on one of the ledger's tables."""
+        self.place.sync(self.client, self.table(suffix))
         return self.client.rows(sql)
 
     def read(self):
@@ -42,7 +44,7 @@ class ClickHouseLedger:
         Raises LedgerError where it cannot be read.
         """
         try:
-            rows = self._rows(
+            rows = self.rows(
                 f"SELECT set_name, revision, {', '.join(COLUMNS)} FROM {self.table()} FINAL "
                 "WHERE status != 'removed' ORDER BY set_name, script"
             )
@@ -73,7 +75,9 @@ class ClickHouseLedger:
             "error String, marker String, revision UInt64) "
             "ENGINE = ReplacingMergeTree(revision) ORDER BY (set_name, script)",
         ):
-            self.client.execute(sql)
+            statements, settings = self.place.everywhere(sql)
+            for statement in statements:
+                self.client.execute(statement, settings)
 
     def write(self, entry, marker_sql=None):
         """Write `entry`. marker_sql: an expression in the place of its marker, which the server works out."""
@@ -102,7 +106,7 @@ class ClickHouseLedger:
     def fingerprint(self):
         """(objects, position) as recorded last, (None, None) where none was. Raises LedgerError."""
         try:
-            rows = self._rows(f"SELECT objects, position FROM {self.table('_fingerprint')} FINAL")
+            rows = self.rows(f"SELECT objects, position FROM {self.table('_fingerprint')} FINAL", "_fingerprint")
         except ServerError as error:
             if error.code == _UNKNOWN_TABLE:
                 return None, None
@@ -111,7 +115,7 @@ class ClickHouseLedger:
 
     def fingerprint_position(self):
         """The position() that the recorded fingerprint belongs to, or None."""
-        rows = self._rows(f"SELECT position FROM {self.table('_fingerprint')} FINAL")
+        rows = self.rows(f"SELECT position FROM {self.table('_fingerprint')} FINAL", "_fingerprint")
         return rows[0]["position"] if rows else None
 
     def record_fingerprint(self, objects, at):
@@ -164,9 +168,9 @@ class Lease:
         self._valid_until = asked + seconds
 
     def _others(self):
-        return self.ledger.client.rows(
+        return self.ledger.rows(
             f"SELECT owner, toString(expires_at) AS until FROM {self.ledger.table('_lease')} FINAL "
-            f"WHERE expires_at > now64(3) AND id != {quote_string(self._id)}"
+            f"WHERE expires_at > now64(3) AND id != {quote_string(self._id)}", "_lease",
         )
 
     def take(self, seconds):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .clickhouse import AuthenticationFailed, ClickHouseError, Client, ConnectionFailed, ServerError, quote_string
 from .ledger_clickhouse import TABLE, ClickHouseLedger, Lease
+from .schema_clickhouse_cluster import Cluster, OneServer
 from .schema_clickhouse_steps import apply_stepwise
 from .schema_plan import LedgerError
 from .sql_clickhouse import ClickHouseSplitter
@@ -29,6 +30,7 @@ class ClickHouseBackend:
     def __init__(self, params, context, engine):
         self.params, self.context, self.engine = params, context, engine
         self.client = self.ledger = self.lock = None
+        self.place = Cluster(params["cluster"], context.database) if params.get("cluster") else OneServer()
 
     def _client(self):
         return Client(self.params, keep_alive=not self.params.get("use_proxy"))
@@ -37,7 +39,8 @@ class ClickHouseBackend:
         """Connect. Raises ClickHouseError where the server cannot be reached or is too old."""
         self.client = self._client()
         self.client.require(purpose="schema_apply")
-        self.ledger = ClickHouseLedger(self.client, self.context.database, self.context.set_name)
+        self.place.guard(self.client)
+        self.ledger = ClickHouseLedger(self.client, self.context.database, self.context.set_name, self.place)
         self.lock = Lease(self.ledger, self.context.run_by, self._client)
 
     def close(self):
@@ -85,7 +88,8 @@ class ClickHouseBackend:
         self.ledger.write(entry)
 
     def check(self, script, scan):
-        """Whether `script` can be run here at all; the splitter has already said what there is to say."""
+        """Whether `script` can be run here at all. The splitter has already said most of what there is to say."""
+        self.place.check(scan.statements(), self.context.placeholders.fill)
 
     def apply(self, step, scan):
         """Apply one script and record it. Raises ScriptFailed, Refused."""

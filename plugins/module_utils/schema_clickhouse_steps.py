@@ -80,7 +80,9 @@ class _Run:
         creates = bool(_CREATES.match(statement.text) and not _FILLS.search(statement.text))
         if self.marker.get("upto", 0) >= self.number and creates:
             self._execute(statement, forgive=_THERE_ALREADY)
-        elif self.marker.get("number") == self.number and self._taken_effect(statement):
+        elif self.marker.get("number") == self.number and not self.backend.place.can_run_again(
+            statement.text
+        ) and self._taken_effect(statement):
             pass
         elif _SESSION.match(statement.text):
             self._execute(statement)
@@ -114,14 +116,16 @@ class _Run:
 
     def _execute(self, statement, forgive=()):
         try:
-            self.client.execute(
-                self.placeholders.fill(statement.text),
-                {
-                    "database": self.backend.context.database, "query_id": f"{self.name}-{self.number}",
-                    "session_timeout": 300,
-                },
-                session=self.name,
-            )
+            for part, text in enumerate(self.backend.place.statements(self.placeholders.fill(statement.text))):
+                self.client.execute(
+                    text,
+                    {
+                        "database": self.backend.context.database, "session_timeout": 300,
+                        "query_id": f"{self.name}-{self.number}" + (f"-{part}" if part else ""),
+                        **self.backend.place.settings,
+                    },
+                    session=self.name,
+                )
         except ServerError as error:
             if error.code not in forgive:
                 raise
@@ -223,7 +227,10 @@ def _failure(run, error, statement):
         f"Its first {run.completed} of {run.scan.count} statements are done and recorded. Correct the rest of the "
         "script, or the database, and run again: it goes on behind them."
     )
-    if isinstance(error, ServerError):
+    advice = run.backend.place.advice(error)
+    if advice:
+        remains = advice
+    elif isinstance(error, ServerError):
         if run.half_done(statement):
             remains = (
                 "Part of what the failed statement does has happened all the same (some of an INSERT's rows, say): "

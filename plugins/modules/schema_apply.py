@@ -109,6 +109,34 @@ options:
   run_by:
     description: Who the ledger says applied the scripts. Defaults to the account and host that Ansible runs on.
     type: str
+  cluster:
+    description:
+      - >-
+        Says that the ClickHouse database is one of a cluster. Scripts stay those for one server: tables become
+        replicated, and tables over all shards are added. docs/clickhouse.md has the rules.
+      - Let one host of the cluster apply a set.
+    type: dict
+    suboptions:
+      name:
+        description: The cluster's name in C(system.clusters).
+        type: str
+        required: true
+      sharding_key:
+        description: >-
+          The expression by which rows are spread over shards, such as V(cityHash64(tenant_id\)). Then a table of a
+          script has its rows in C(<table>_local), and its own name is that of a C(Distributed) one. Leave it out for a
+          cluster that has one shard and will stay so.
+        type: str
+      replicated_database:
+        description: >-
+          Whether the database has the engine C(Replicated), which passes statements on to all hosts, also to those that
+          join later. Otherwise they are executed C(ON CLUSTER).
+        type: bool
+        default: true
+      ddl_timeout:
+        description: Seconds that all hosts have for a statement.
+        type: int
+        default: 120
   state:
     description:
       - V(applied) applies what is pending.
@@ -356,7 +384,8 @@ from ..module_utils.schema_scripts import from_bundle, from_files, from_folder
 from ..module_utils.sql_script import ScriptError
 
 VERSION = "frameworks.database 0.1.0"
-DIFF_SCRIPT, DIFF_ALL = 64 << 10, 1 << 20  # characters of SQL in the diff
+DIFF_SCRIPT = 64 << 10  # characters of one script in the diff
+DIFF_ALL = 1 << 20  # of all of them
 _LOGIN = {"postgresql": ("postgres", 5432), "yugabytedb": ("yugabyte", 5433), "clickhouse": ("default", None)}
 _SPEC = {
     "engine": {"type": "str", "required": True, "choices": ["postgresql", "yugabytedb", "clickhouse"]},
@@ -377,6 +406,14 @@ _SPEC = {
     "drift_ignore": {"type": "list", "elements": "str", "default": []},
     "lock_timeout": {"type": "int", "default": 300},
     "run_by": {"type": "str"},
+    "cluster": {
+        "type": "dict", "options": {
+            "name": {"type": "str", "required": True},
+            "sharding_key": {"type": "str", "no_log": False},
+            "replicated_database": {"type": "bool", "default": True},
+            "ddl_timeout": {"type": "int", "default": 120},
+        },
+    },
     "state": {"type": "str", "default": "applied", "choices": ["applied", "verified", "planned"]},
     "bundle": {"type": "str", "no_log": True},  # only to keep scripts out of the host's log
     "bundle_path": {"type": "path"},
@@ -533,8 +570,10 @@ def main():
     params = module.params
     if not (params["remote_src"] or params["bundle"]):
         module.fail_json(msg="The action plugin of schema_apply did not run: call the module by its full name.")
+    if params["cluster"] and params["engine"] != "clickhouse":
+        module.fail_json(msg=f"cluster is for the engine clickhouse; {params['engine']} takes DDL for all its nodes.")
     work = Run(module)
-    more = {}
+    more, message = {}, ""
     try:
         result = work.verify() if params["state"] == "verified" else work.apply()
         work.backend.close()
