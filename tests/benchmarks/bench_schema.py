@@ -1,7 +1,7 @@
 """Figures of schema_apply: bench_schema.py [--runs N] [--megabytes N].
 
-Each figure is a ratio of wall times of whole processes, medians of N runs in turn, against the plain tool doing the same
-on the same server. The servers are the tests' own, PostgreSQL with fsync on.
+Each figure is a ratio of wall times of whole processes, medians of N runs in turn, against the plain tool doing the
+same on the same server. The servers are the tests' own, PostgreSQL with fsync on.
 """
 
 import argparse
@@ -74,7 +74,8 @@ class Bench:
             folder.mkdir()
             for number in range(1, count + 1):
                 (folder / f"V{number}__t.sql").write_text(
-                    f"-- table {number}\nCREATE TABLE t{number} (id bigint PRIMARY KEY, name text NOT NULL DEFAULT 'a;b');\n"
+                    f"-- table {number}\n"
+                    f"CREATE TABLE t{number} (id bigint PRIMARY KEY, name text NOT NULL DEFAULT 'a;b');\n"
                     f"CREATE INDEX ON t{number} (name);\nINSERT INTO t{number} VALUES ({number}, 'x');\n"
                 )
         return folder
@@ -136,7 +137,8 @@ class Bench:
         config = self.folder / "curl"
         config.write_text(
             "\nnext\n".join(
-                f'url = "{url}"\nfail\nheader = "X-ClickHouse-User: {ADMIN}"\nheader = "X-ClickHouse-Key: {ADMIN_PASSWORD}"\n'
+                f'url = "{url}"\nfail\nheader = "X-ClickHouse-User: {ADMIN}"\n'
+                f'header = "X-ClickHouse-Key: {ADMIN_PASSWORD}"\n'
                 f'data-binary = "{statement}"'
                 for statement in statements
             )
