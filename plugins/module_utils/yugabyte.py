@@ -7,11 +7,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import time
 
 from ansible.module_utils.urls import open_url
 
+SUPERUSER = "yugabyte"
 MASTER_RPC, MASTER_HTTP = 7100, 7000
 TSERVER_RPC, TSERVER_HTTP = 9100, 9000
 
@@ -258,6 +261,24 @@ class Admin:
                 if "Usage:" not in said and "nvalid argument" not in said:
                     break
         return said
+
+
+def ysqlsh(program, socket, port, statement):
+    """(status, output, errors) of SQL as the superuser over YSQL's socket; columns are separated by tabs.
+
+    Nothing of the caller's libpq environment counts, which may be about another server.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    try:
+        done = subprocess.run(
+            [program, "-X", "-q", "-A", "-t", "-F", "\t", "-v", "ON_ERROR_STOP=1", "-h", socket, "-p", str(port),
+             "-U", SUPERUSER, "-d", "yugabyte"],
+            input=statement, capture_output=True, text=True, check=False, timeout=60,
+            env={**environment, "PGCONNECT_TIMEOUT": "10", "PGPASSFILE": "/dev/null/none"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return 1, "", str(error)
+    return done.returncode, done.stdout, " ".join(done.stderr.split())
 
 
 def wait(condition, seconds, steady=0, pause=1.0, clock=time.monotonic, sleep=time.sleep):

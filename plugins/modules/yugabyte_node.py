@@ -39,8 +39,10 @@ options:
       - V(present) makes a master that runs without C(--master_addresses) part of the quorum.
       - V(absent) takes it out for good. All data is moved off a tablet server first, which may take hours and needs
         room elsewhere; a master leaves the quorum.
+      - V(forgotten) waits until a tablet server that was V(absent) and then stopped counts as dead, and takes it off
+        the list of servers that get no data, so that its address can be used again.
     type: str
-    choices: [drained, serving, present, absent]
+    choices: [drained, serving, present, absent, forgotten]
     required: true
   tservers:
     description: Addresses of all tablet servers of the cluster, which have to be alive.
@@ -289,6 +291,40 @@ class Node:
         return found
 
 
+    # -- forgotten --------------------------------------------------------------------------------------------------
+
+    def forgotten(self, check):
+        if self.kind != "tserver":
+            raise YugabyteError("An absent yb-master needs no forgetting: state forgotten is for tablet servers.")
+        cluster = read(self.others)
+        if not cluster.tserver(self.host) and self.rpc not in cluster.blacklist:
+            return False
+        if check:
+            return True
+        wait(self.remembered, self.params["timeout"])
+        if self.rpc in cluster.blacklist:
+            self.admin("change_blacklist", "REMOVE", self.rpc, masters=self.others)
+        entry = cluster.tserver(self.host)
+        if entry:
+            try:
+                self.admin("remove_tablet_server", entry["uuid"], masters=self.others)
+            except AdminFailed as error:
+                # Older releases do not know the command and forget a dead server after a day.
+                if "nvalid operation" not in error.said:
+                    raise
+        return True
+
+    def remembered(self):
+        """Why the server cannot be forgotten yet, as sentences."""
+        entry = read(self.others).tserver(self.host)
+        if not entry:
+            return []
+        found = [f"the yb-tserver on {self.host} is alive: stop it"] if entry["alive"] else []
+        if entry["tablets"]:
+            found.append(f"{entry['tablets']} tablets are still on {self.host}")
+        return found
+
+
 def main():
     """Entry point."""
     module = AnsibleModule(
@@ -296,7 +332,9 @@ def main():
             **CLUSTER_SPEC,
             "service": {"type": "str", "choices": ["master", "tserver"], "required": True},
             "address": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["drained", "serving", "present", "absent"], "required": True},
+            "state": {
+                "type": "str", "choices": ["drained", "serving", "present", "absent", "forgotten"], "required": True,
+            },
             "tservers": {"type": "list", "elements": "str", "default": []},
             "steady": {"type": "int", "default": 0},
             "ysql_port": {"type": "int", "default": 5433},
@@ -314,6 +352,7 @@ def main():
             "serving": "It is not back in service",
             "present": "It did not become part of the quorum",
             "absent": "It could not be emptied",
+            "forgotten": "It is still there",
         }[state]
         module.fail_json(
             msg=f"yb-{node.kind} on {node.host}: {what} after {module.params['timeout']} s: {error}."

@@ -72,6 +72,9 @@ options:
     description: The systemd units, by the server that they run.
     type: dict
     default: {master: yugabyte-master, tserver: yugabyte-tserver}
+  release:
+    description: Directory name of the release whose C(ysqlsh) asks; by default that which runs.
+    type: str
   superuser_password:
     description: What the superuser's password should be; the answer says whether it is.
     type: str
@@ -175,12 +178,13 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.frameworks.database.plugins.module_utils.postgres_password import matches
 from ansible_collections.frameworks.database.plugins.module_utils.yugabyte import (
+    SUPERUSER,
     YugabyteError,
     list_masters,
     read,
+    ysqlsh,
 )
 
-SUPERUSER = "yugabyte"
 BUILTIN_PASSWORD = "yugabyte"
 
 
@@ -375,7 +379,7 @@ def opened(rules):
     return False
 
 
-def ysql(run, ysqlsh, directories, password):
+def ysql(program, directories, password):
     """Who may log in, asked over the socket, where the superuser's own account needs no password."""
     answer = {"runs": False, "opened": False, "socket": None, "superuser": None, "md5_roles": None, "error": None}
     for directory in directories:
@@ -384,15 +388,12 @@ def ysql(run, ysqlsh, directories, password):
         if len(lines) < 5 or not os.path.exists(f"{lines[4]}/.s.PGSQL.{lines[3]}"):
             continue
         answer["runs"], answer["socket"], port = True, lines[4], lines[3]
-        if not os.path.exists(ysqlsh):
-            break
-        status, out, err = run(
-            [ysqlsh, "-X", "-At", "-F", "\t", "-h", answer["socket"], "-p", port, "-U", SUPERUSER, "-d", "yugabyte"],
-            data="SELECT rolname, rolpassword FROM pg_catalog.pg_authid WHERE rolcanlogin AND rolpassword IS NOT NULL",
-            environ_update={"PGCONNECT_TIMEOUT": "10", "PGOPTIONS": "", "PGPASSFILE": os.devnull},
+        status, out, err = ysqlsh(
+            program, answer["socket"], port,
+            "SELECT rolname, rolpassword FROM pg_catalog.pg_authid WHERE rolcanlogin AND rolpassword IS NOT NULL",
         )
         if status:
-            answer["error"] = err.strip()
+            answer["error"] = err
             break
         stored = dict(line.split("\t") for line in out.splitlines())
         answer["md5_roles"] = sorted(role for role, secret in stored.items() if secret.startswith("md5"))
@@ -422,6 +423,7 @@ def main():
             "sysctls": {"type": "list", "elements": "str", "default": []},
             "ports": {"type": "list", "elements": "int", "default": []},
             "services": {"type": "dict", "default": {"master": "yugabyte-master", "tserver": "yugabyte-tserver"}},
+            "release": {"type": "str"},
             "superuser_password": {"type": "str", "no_log": True},
         },
         supports_check_mode=True,
@@ -443,7 +445,7 @@ def main():
             masters = list_masters(params["address"], timeout=3)
         with contextlib.suppress(YugabyteError):
             cluster = read([params["address"]], timeout=3).summary()
-    release = running.get("tserver", {}).get("release") or ""
+    release = params["release"] or running.get("tserver", {}).get("release") or ""
     module.exit_json(changed=False, node={
         "system": system(),
         "disks": [disk(path) for path in params["data_dirs"]],
@@ -466,8 +468,7 @@ def main():
         "masters": masters,
         "cluster": cluster,
         "ysql": ysql(
-            module.run_command, f"{params['install_dir']}/{release}/bin/ysqlsh", params["data_dirs"],
-            params["superuser_password"],
+            f"{params['install_dir']}/{release}/bin/ysqlsh", params["data_dirs"], params["superuser_password"],
         ),
     })
 

@@ -54,13 +54,11 @@ EXAMPLES = r"""
 RETURN = r"""
 """
 
-import os
-
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.frameworks.database.plugins.module_utils.postgres_password import verifier
-from ansible_collections.frameworks.database.plugins.module_utils.yugabyte import TimedOut, wait
+from ansible_collections.frameworks.database.plugins.module_utils.yugabyte import SUPERUSER, TimedOut, wait, ysqlsh
 
-SUPERUSER = "yugabyte"
+SECONDS = 30  # for as long other DDL may stand in the way
 
 
 def main():
@@ -81,16 +79,14 @@ def main():
 
     def refused():
         """What ysqlsh said; nothing once it succeeded. Other DDL at the same time makes a statement fail."""
-        status, _out, err = module.run_command(
-            [f"{params['bin_dir']}/ysqlsh", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", params["socket"],
-             "-p", str(params["port"]), "-U", SUPERUSER, "-d", SUPERUSER],
-            data=f"ALTER ROLE {SUPERUSER} PASSWORD '{secret}'",
-            environ_update={"PGCONNECT_TIMEOUT": "10", "PGOPTIONS": "", "PGPASSFILE": os.devnull},
+        status, _out, err = ysqlsh(
+            f"{params['bin_dir']}/ysqlsh", params["socket"], params["port"],
+            f"ALTER ROLE {SUPERUSER} PASSWORD '{secret}'",
         )
-        return [err.replace(secret, "********").strip() or f"ysqlsh ended with status {status}"] if status else []
+        return [err.replace(secret, "********") or f"ysqlsh ended with status {status}"] if status else []
 
     try:
-        wait(refused, 30)
+        wait(refused, SECONDS)
     except TimedOut as error:
         module.fail_json(msg=f"The password of {SUPERUSER} could not be set over {params['socket']}: {error}")
     module.exit_json(changed=True)

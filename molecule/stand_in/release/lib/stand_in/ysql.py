@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 import shutil
+import socket
 import ssl
 import struct
 import time
@@ -49,7 +50,7 @@ REFUSED = [
         (r"CREATE SCHEMA .*\b(CREATE|GRANT) ", "CREATE SCHEMA with elements not supported yet"),
         (r"CREATE CONSTRAINT TRIGGER\b", "CREATE CONSTRAINT TRIGGER not supported yet"),
         (
-            r"CREATE DATABASE .*\bTEMPLATE ?=? ?(?!TEMPLATE[01]\b)\w",
+            r"CREATE DATABASE .*\bTEMPLATE\b ?=? ?(?!TEMPLATE[01]\b)\w",
             "Value other than default, template0 or template1 for template option is not yet supported",
         ),
     )
@@ -111,11 +112,18 @@ def hba_lines(flags, tls):
     return [line.strip() for line in lines]
 
 
-def hba_method(lines, peer, own, encrypted, user, database):
-    """The method of the first line that fits, or None.
+def is_own(address):
+    """Whether an IP address is one of this host's."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
-    peer, own: the connection's two IP addresses; peer is None on the socket.
-    """
+
+def hba_method(lines, peer, encrypted, user, database, own=is_own):
+    """The method of the first line that fits, or None. `peer` is the client's IP address, or None on the socket."""
     for line in lines:
         words = line.split()
         if words[0] == "local":
@@ -124,7 +132,7 @@ def hba_method(lines, peer, own, encrypted, user, database):
             fits = peer is not None and words[0] in ("host", "hostssl" if encrypted else "hostnossl")
             rest = words[4:]
             if fits and words[3] == "samehost":
-                fits = peer == own
+                fits = own(peer)
             elif fits and words[3] not in ("all", "0.0.0.0/0", "::0/0", "::/0"):
                 fits = ipaddress.ip_address(peer) in ipaddress.ip_network(words[3], strict=False)
             elif fits and words[3] != "all":
@@ -209,9 +217,8 @@ class Ysql:
             reader, writer, startup = await self.startup(reader, writer, peer)
             if startup is None:
                 return
-            own = writer.get_extra_info("sockname")[0] if peer else None
             secure = writer.get_extra_info("ssl_object") is not None
-            method = hba_method(self.lines, peer, own, secure, startup["user"], startup["database"])
+            method = hba_method(self.lines, peer, secure, startup["user"], startup["database"])
             if method in (None, "reject"):
                 what = "no pg_hba.conf entry for host" if method is None else "pg_hba.conf rejects connection for host"
                 encryption = "SSL encryption" if secure else "no encryption"
