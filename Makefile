@@ -34,7 +34,7 @@ test: lint sanity unit integration molecule ## all of the following
 lint: $(VENV)/.development ## yamllint, ansible-lint, ruff
 	yamllint --strict .
 	ruff check --quiet .
-	ansible-lint --quiet --offline
+	ansible-lint -q --offline --strict
 
 sanity: $(VENV)/.development ## ansible-test sanity, on a copy where Ansible wants a collection to be
 	tools/sanity
