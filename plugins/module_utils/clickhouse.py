@@ -16,7 +16,6 @@ import urllib.error
 import urllib.parse
 
 from ansible.module_utils.common.text.converters import to_bytes, to_text
-from ansible.module_utils.urls import Request, make_context
 
 from .clickhouse_keepalive import KeepAlive
 
@@ -123,13 +122,14 @@ class Client:
         bracketed = f"[{self.host}]" if ":" in self.host else self.host
         self.address = f"{'https' if self.tls else 'http'}://{bracketed}:{self.port}"
         self._headers = self._credentials(params.get("login_password") or "")
-        context = self._context(params)
         if keep_alive:
-            self._request = KeepAlive(self.host, self.port, self.timeout, context if self.tls else None)
+            self._request = KeepAlive(self.host, self.port, self.timeout, self._context(params) if self.tls else None)
         else:
+            from ansible.module_utils.urls import Request  # takes its time, and is not needed otherwise
+
             self._request = Request(
                 use_proxy=bool(params.get("use_proxy")), timeout=self.timeout, follow_redirects="none",
-                use_netrc=False, context=context,
+                use_netrc=False, context=self._context(params),
             )
         self._version = None
 
@@ -154,6 +154,8 @@ class Client:
         if not self.tls:
             # Unused; without one, urls.py loads every CA of the system at each request.
             return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        from ansible.module_utils.urls import make_context
+
         try:
             return make_context(
                 cafile=params.get("ca_cert"), validate_certs=params.get("validate_certs", True),

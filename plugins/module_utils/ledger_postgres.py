@@ -66,10 +66,6 @@ class PostgresLedger:
                 "Log in as its owner, or grant SELECT on it"
             ) from None
         entries = {row[1]: Entry(**dict(zip(COLUMNS, row[1:]))) for row in rows if row[0] == self.set_name}
-        for entry in entries.values():
-            for name in ("started_at", "finished_at"):
-                moment = getattr(entry, name)
-                setattr(entry, name, moment.isoformat(timespec="milliseconds") if moment else None)
         return entries, position([row[0], row[1], row[4], row[6]] for row in rows)
 
     def create(self):

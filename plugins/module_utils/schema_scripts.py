@@ -34,6 +34,7 @@ class Script:
     """One file. `opener()` gives it as a binary file, or is None where its text is not here.
 
     name: below the set's folder. kind: one of KINDS. version: as in the name, None where it has none.
+    order: what it is compared by, numbers, so that 10 comes after 9 and 1 equals 1.0.
     checksum: SHA-256 of the bytes in hex. size: in bytes.
     """
 
@@ -41,11 +42,7 @@ class Script:
         self.name, self.checksum, self.size, self.open = name, checksum, size, opener
         self.kind, self.version = classify(name)
         self.kind = kind or self.kind
-
-    @property
-    def order(self):
-        """What `version` is compared by: numbers, so that 10 comes after 9 and 1 equals 1.0."""
-        return version_order(self.version) if self.version else ()
+        self.order = version_order(self.version) if self.version else ()
 
     def transactional(self):
         """Whether the first line leaves the script in one transaction. Reads it."""
@@ -112,7 +109,7 @@ def from_folder(folder):
         except OSError as error:
             raise ScriptError(f"{path}: {error.strerror}") from None
         for entry in entries:
-            name = os.path.relpath(entry.path, folder)
+            name = entry.name if path == folder else f"{SEED_FOLDER}/{entry.name}"
             if entry.name.lower().endswith(".sql"):
                 names.append(name)
             elif entry.is_dir() and name != SEED_FOLDER and _holds_scripts(entry.path):
