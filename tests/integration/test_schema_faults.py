@@ -1,6 +1,7 @@
 """What goes wrong at three in the morning: failing statements, dying servers and connections, full disks, stale "
 "leases."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -508,3 +509,49 @@ def test_a_full_disk_under_clickhouse(small_disk, tmp_path, monkeypatch):
         assert server.query("SELECT count() FROM d.a") == "12\n"
     finally:
         server.close()
+
+
+def test_two_that_ask_for_a_clickhouse_lease_at_once_do_not_both_get_it(made_clickhouse, clickhouse, monkeypatch):
+    """Another run writes its row between our look and our write: who sees another withdraws."""
+    made_clickhouse.write(init="SELECT 1").apply()
+    table = f"{made_clickhouse.options['database']}.schema_ledger_lease"
+    write = ledger_clickhouse.Lease._write
+
+    def overtaken(lease, client, seconds):
+        clickhouse.query(f"INSERT INTO {table} SELECT 'rival', 'the rival', now64(3) + INTERVAL 60 SECOND, 1")
+        write(lease, client, seconds)
+
+    monkeypatch.setattr(ledger_clickhouse.Lease, "_write", overtaken)
+    made_clickhouse.write(V1__a="CREATE TABLE a (n UInt8) ENGINE = Memory")
+    assert "the rival" in made_clickhouse.refused(lock_timeout=0)
+    mine = clickhouse.query(f"SELECT count() FROM {table} FINAL WHERE id != 'rival' AND expires_at > now64(3)")
+    assert mine == "0\n"
+
+
+def test_a_lost_connection_is_never_asked_twice():
+    """A server that closes without an answer may have executed the statement."""
+    import socket
+
+    from ansible_collections.frameworks.database.plugins.module_utils import clickhouse as module
+
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        def serve():
+            answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b""]
+            connection, _address = listener.accept()
+            with connection:
+                for answer in answers:
+                    asked.append(connection.recv(65536).split(b" ")[0])
+                    connection.sendall(answer)
+            listener.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                asked.append(listener.accept())
+
+        server = threading.Thread(target=serve)
+        server.start()
+        client = module.Client({"login_host": "127.0.0.1", "login_port": listener.getsockname()[1]}, keep_alive=True)
+        client.execute("SELECT 1")
+        with pytest.raises(module.ConnectionFailed):
+            client.execute("INSERT INTO t VALUES (1)")
+        server.join()
+    assert len(asked) == 2
