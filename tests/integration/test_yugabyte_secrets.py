@@ -1,0 +1,150 @@
+"""playbooks/secrets.yml, and what playbooks/staging.yml refuses before it reaches any host."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.playbooks import ROOT, Run
+
+BIN = Path(sys.executable).parent
+
+
+class Environment:
+    """A copy of the staging inventory, and runs of playbooks on it."""
+
+    def __init__(self, folder):
+        self.folder, self.password = folder / "staging", folder / "password"
+        self.password.write_text("a vault's password\n")
+        shutil.copytree(ROOT / "inventories/staging", self.folder)
+        self.variables = self.folder / "group_vars/staging/zz.yml"
+        self.vault = self.folder / "group_vars/staging/vault.yml"
+
+    def run(self, playbook, *options, password=True):
+        path = ROOT / "playbooks" / playbook
+        return self._run("ansible-playbook", "-i", self.folder, path, *options, password=password)
+
+    def _run(self, program, *options, password=True):
+        done = subprocess.run(
+            [BIN / program, *options, *(["--vault-password-file", self.password] if password else [])], cwd=ROOT,
+            text=True, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        )
+        return Run(done.returncode, done.stdout)
+
+    def secrets(self):
+        return self._run("ansible-vault", "view", self.vault).ok().output
+
+    def edit(self, change):
+        text = change(self.secrets())
+        self.vault.write_text(text)
+        self._run("ansible-vault", "encrypt", self.vault).ok()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    environment = Environment(tmp_path_factory.mktemp("made"))
+    environment.run("secrets.yml", "-l", "staging").ok()
+    return environment
+
+
+@pytest.fixture
+def environment(made, tmp_path):
+    """A copy of it that has its secrets."""
+    copy = Environment(tmp_path)
+    shutil.copy(made.vault, copy.vault)
+    return copy
+
+
+def test_secrets_are_made_encrypted_strong_and_different(made):
+    assert made.vault.read_text().startswith("$ANSIBLE_VAULT;1.1;AES256\n")
+    assert made.vault.stat().st_mode & 0o777 == 0o600
+    values = [line.split(": ")[1] for line in made.secrets().splitlines() if ": " in line]
+    assert len(values) == len(set(values)) == 5
+    assert {len(value) for value in values} == {32}
+
+
+def test_what_is_there_stays_and_what_is_missing_is_added(environment):
+    before = environment.secrets()
+    again = environment.run("secrets.yml", "-l", "staging").ok()
+    assert again.count("changed") == 0
+    assert environment.secrets() == before
+    gone = next(line for line in before.splitlines() if line.startswith("postgres_user_password"))
+    environment.edit(lambda text: text.replace(gone, "# a comment stays"))
+    added = environment.run("secrets.yml", "-l", "staging").ok()
+    after = environment.secrets()
+    assert added.count("changed") == 1
+    assert "# a comment stays" in after
+    assert "postgres_user_password: " in after
+    assert [line for line in before.splitlines() if line != gone and line not in after.splitlines()] == []
+    assert not [line for line in after.splitlines() if line.split(": ")[-1] in added.output and ": " in line]
+
+
+def test_a_file_in_clear_is_not_overwritten(environment):
+    environment.vault.write_text("postgres_user_password: short\n")
+    run = environment.run("secrets.yml", "-l", "staging")
+    assert run.code
+    assert "is not encrypted" in run.output
+    assert environment.vault.read_text() == "postgres_user_password: short\n"
+
+
+def test_without_a_vault_password_nothing_is_written(environment):
+    environment.vault.unlink()
+    run = environment.run("secrets.yml", "-l", "staging", password=False)
+    assert run.code
+    assert not environment.vault.exists()
+
+
+def test_whole_secrets_pass(environment):
+    # Nobody listens there: what passes the refusals ends as unreachable.
+    environment.variables.write_text(
+        f"ansible_host: 127.0.0.1\nansible_port: 9\nyugabyte_db_archive_sha256: {'0' * 64}\n"
+    )
+    run = environment.run("staging.yml")
+    assert run.count("failed") == 0
+    assert run.count("unreachable") > 0
+
+
+def set_secret(name, value):
+    def change(environment):
+        environment.edit(
+            lambda text: "".join(
+                f"{name}: {value}\n" if line.startswith(f"{name}:") else line for line in text.splitlines(keepends=True)
+            )
+        )
+
+    return change
+
+
+def set_variable(text):
+    return lambda environment: environment.variables.write_text(f"{text}\n")
+
+
+@pytest.mark.parametrize(("spoil", "says"), [
+    (set_secret("postgres_user_password", "frameworks_dev"), "published one"),
+    (set_secret("yugabyte_db_superuser_password", "fifteen-letters"), "shorter than 16"),
+    (set_secret("clickhouse_db_password", "''"), "is not set"),
+    (set_variable("postgres_user_password: '{{ clickhouse_db_password }}'"), "are the same"),
+    (set_variable("other_password: in clear for all to see"), "secret in clear"),
+    (set_variable("postgres_user_ssl_mode: disable"), "travel in clear"),
+    (set_variable("application_settings_postgres_ssl_mode: prefer"), "travel in clear"),
+    (set_variable("yugabyte_db_tls: false"), "travel in clear"),
+    (set_variable("schema_load_demo_seed: true"), "demo data"),
+])
+def test_what_staging_refuses(environment, spoil, says):
+    spoil(environment)
+    run = environment.run("staging.yml")
+    assert run.code
+    assert says in " ".join(run.output.split())
+    assert run.count("unreachable") == 0
+
+
+def test_operations_want_to_know_the_environment(environment):
+    other = environment.folder.parent / "prod"
+    shutil.copytree(ROOT / "inventories/prod", other)
+    run = environment.run("rolling_restart.yml", "-i", other)
+    assert run.code
+    assert "Name the environment with -l" in " ".join(run.output.split())
+    assert run.count("unreachable") == 0
