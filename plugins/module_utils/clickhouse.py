@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import re
@@ -186,12 +187,21 @@ class Client:
             answer = self._request.open("POST", url, data=body, headers=headers)
             text = self._read(answer)
         except urllib.error.HTTPError as error:
-            raise self._refusal(error.code, error.headers, self._read(error)) from error
+            raise self._refusal(error.code, error.headers, self._read_refusal(error)) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise ConnectionFailed(self._cause(error)) from error
         if "text/html" in answer.headers.get("Content-Type", ""):
             raise ConnectionFailed(f"{self.address} answers with a web page, not like ClickHouse: check login_port")
         return to_text(text)
+
+    @staticmethod
+    def _read_refusal(answer):
+        """The text of a refusal, as far as it came: who is no HTTP server may reset the connection behind it."""
+        parts = []
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while not parts or parts[-1]:
+                parts.append(answer.fp.read1(65536))
+        return b"".join(parts)
 
     def _read(self, answer):
         """The answer's body. Raises the ServerError of a statement that failed after its answer had begun."""

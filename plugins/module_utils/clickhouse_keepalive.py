@@ -36,20 +36,28 @@ class KeepAlive:
         return connection
 
     def open(self, method, url, data=None, headers=None):
-        """Like Request.open(): the answer, or urllib.error.HTTPError where its status is an error's."""
+        """Like Request.open(): the answer, urllib.error.HTTPError where its status is an error's, or URLError."""
+        try:
+            answer = self._answer(method, url, data, headers)
+        except OSError as error:
+            raise urllib.error.URLError(error) from error  # as there: an SSLError's own `reason` is something else
+        if answer.status >= 300:
+            raise urllib.error.HTTPError(url, answer.status, answer.reason, answer.headers, answer)
+        return answer
+
+    def _answer(self, method, url, data, headers):
         if self._connection is not None and time.monotonic() - self._used > IDLE:
             self.close()
         connection, self._connection = self._connection or self._connect(), None
         try:
-            connection.request(method, urllib.parse.urlsplit(url)._replace(scheme="", netloc="").geturl(), data, headers)
+            path = urllib.parse.urlsplit(url)._replace(scheme="", netloc="").geturl()
+            connection.request(method, path, data, headers)
             answer = connection.getresponse()
         except BaseException:
             connection.close()
             raise
         # Only after the answer has been read to its end is the connection free, and http.client knows whether it lasts.
         self._connection, self._used = connection, time.monotonic()
-        if answer.status >= 300:
-            raise urllib.error.HTTPError(url, answer.status, answer.reason, answer.headers, answer)
         return answer
 
     def close(self):
