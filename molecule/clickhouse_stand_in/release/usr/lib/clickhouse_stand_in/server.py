@@ -1,0 +1,522 @@
+# Stand-in for clickhouse-server. Not ClickHouse: the embedded engine executes statements, which is real; what that
+# cannot do -- TLS, users by SQL, Keeper, replication, a Replicated database -- is pretended here.
+"""A server by its real configuration: ports, certificates, users, macros, remote_servers, zookeeper.
+
+Replicated tables are the engine's MergeTree; what is written to one goes into the Keepers' log, which all hosts follow.
+A host without a session with Keeper is read-only.
+"""
+
+import base64
+import binascii
+import contextlib
+import hashlib
+import json
+import logging
+import re
+import socket
+import threading
+import time
+import urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from . import access, config, keeper
+from .engine import Engine
+
+VERSION_FILE = Path(__file__).resolve().parents[3] / "version"
+POLL, STALE = 0.8, 5.0
+AUTHENTICATION, DENIED, READ_ONLY, NO_KEEPER, TIMEOUT, UNKNOWN_TABLE = 516, 497, 242, 999, 159, 60
+_REPLICATED = re.compile(r"\bReplicated(?=\w*MergeTree\b)")
+_ARGUMENTS = re.compile(r"(\bReplicated\w*MergeTree\()\s*'[^']*'\s*,\s*'[^']*'\s*,?\s*")
+_DATABASE = re.compile(r"\s*CREATE\s+DATABASE\s+(?:IF\s+NOT\s+EXISTS\s+)?`?(\w+)`?\s+ENGINE\s*=\s*Replicated\(", re.I)
+_DDL = re.compile(
+    r"\s*(?:CREATE|ALTER|DROP|RENAME|TRUNCATE|EXCHANGE)\s+(?:OR\s+REPLACE\s+)?(?:MATERIALIZED\s+)?(?:TABLE|VIEW|DICTIONARY)\s+"
+    r"(?:IF\s+(?:NOT\s+)?EXISTS\s+)?(?:`?(\w+)`?\.)?`?\w+", re.I
+)
+_SYNC = re.compile(r"\s*SYSTEM\s+SYNC\s+REPLICA\s+(\S+)", re.I)
+_INSERT = re.compile(r"\s*INSERT\s+INTO\s+(?:TABLE\s+)?(?:`?(\w+)`?\.)?`?(\w+)`?", re.I)
+# clickhouse_cluster's questions. The engine knows the cluster too, but only since it was last started.
+_ABOUT_THE_CLUSTER = re.compile(
+    r"host_name AS host.* FROM system\.(clusters)\b|FROM system\.(replicas|database_replicas|zookeeper_connection)\b"
+)
+log = logging.getLogger("clickhouse")
+
+
+class Said(Exception):
+    """An answer that is an error: ClickHouse's code and text."""
+
+    def __init__(self, code, message, name="STAND_IN"):
+        super().__init__(f"Code: {code}. DB::Exception: {message}. ({name}) (version {version()} (stand-in))")
+        self.code = code
+
+
+def version():
+    return VERSION_FILE.read_text().strip()
+
+
+class Server:
+    """One host."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.lock, self.applying = threading.RLock(), threading.RLock()
+        self.read_configuration()
+        self.data = Path(config.text(self.root, "path"))
+        self.engine = Engine(str(self.data / "stand_in"))
+        self.saved = self.data / "stand_in.json"
+        saved = json.loads(self.saved.read_text()) if self.saved.exists() else {}
+        self.applied, self.databases = saved.get("applied", 0), saved.get("databases", [])
+        self.access, self.dirty, self.log = access.Access(), True, []
+        self.alive, self.heard = {}, 0.0
+        self.started = time.time()
+
+    # -- its configuration ------------------------------------------------------------------------------------------
+
+    def read_configuration(self):
+        """Read it anew where a file has changed, as ClickHouse does."""
+        files = [self.path, self.path.with_name("users.xml")]
+        files += [*self.path.parent.glob("config.d/*"), *self.path.parent.glob("users.d/*")]
+        stamp = [(str(file), file.stat().st_mtime_ns) for file in files if file.exists()]
+        if getattr(self, "stamp", None) == stamp:
+            return
+        first = not hasattr(self, "stamp")
+        try:
+            self.root = config.load(self.path)
+            self.users = config.load(self.path.with_name("users.xml")).find("users")
+        except config.Refused as error:
+            if first:
+                raise
+            log.error("%s", error)
+        self.stamp, self.dirty = stamp, True
+
+    def macro(self, name):
+        return config.text(self.root, f"macros/{name}", "")
+
+    def clusters(self):
+        """{name: (secret, [[host of each replica] of each shard])}."""
+        return {
+            cluster.tag: (config.text(cluster, "secret", ""), [
+                [config.text(replica, "host") for replica in shard.findall("replica")]
+                for shard in cluster.findall("shard")
+            ]) for cluster in (self.root.find("remote_servers") or ())
+        }
+
+    def keepers(self):
+        """[(host, port, secure)]."""
+        return [
+            (config.text(node, "host"), int(config.text(node, "port")), config.text(node, "secure", "0") == "1")
+            for node in self.root.findall("zookeeper/node")
+        ]
+
+    # -- Keeper -----------------------------------------------------------------------------------------------------
+
+    def ask_keeper(self, question):
+        """The first answer of a Keeper. Raises Said."""
+        said = "no Keeper is configured"
+        for host, port, secure in self.keepers():
+            try:
+                answer = keeper.talk(host, port, question, config.client_context(self.root) if secure else None)
+            except (OSError, ValueError) as error:
+                said = f"{host}:{port}: {error}"
+                continue
+            if "error" not in answer:
+                return answer
+            said = f"{host}:{port}: {answer['error']}"
+        raise Said(NO_KEEPER, f"Coordination::Exception: All connection tries failed: {said}")
+
+    @property
+    def replica(self):
+        """Its name among all."""
+        return f"{self.macro('shard')}/{self.macro('replica')}"
+
+    def connected(self):
+        return time.monotonic() - self.heard < STALE
+
+    def follow(self):
+        """Take in what the others have written, for ever."""
+        while True:
+            try:
+                self.read_configuration()
+                self.catch_up()
+            except Said:
+                pass
+            except Exception:
+                log.exception("following the log")
+            time.sleep(POLL)
+
+    def catch_up(self):
+        with self.applying:
+            answer = self.ask_keeper({"alive": self.replica, "applied": self.applied, "read": len(self.log)})
+            self.alive, self.heard = answer["alive"], time.monotonic()
+            start = len(self.log)
+            self.log += answer["entries"]
+            for entry in self.log[start:]:
+                if entry["kind"] == "access":
+                    self.access.apply(entry["sql"])
+                    self.dirty = True
+            while self.applied < len(self.log):
+                self.apply(self.log[self.applied])
+                self.applied += 1
+                self.save()
+            self.ask_keeper({"alive": self.replica, "applied": self.applied, "read": len(self.log)})
+
+    def save(self):
+        self.saved.write_text(json.dumps({"applied": self.applied, "databases": self.databases}))
+
+    def apply(self, entry, again=False):
+        """Do what another host has done."""
+        if entry["kind"] not in ("ddl", "insert") or entry["database"] not in self.databases:
+            return
+        if entry["origin"] == self.replica and not again:
+            return
+        if entry["kind"] == "insert" and entry["shard"] not in (None, self.macro("shard")):
+            return
+        self.ready()
+        status, said = self.engine.query(self.plain(entry["sql"]), self.admin(), database=entry["database"])
+        if status != 200 and "already exists" not in said:
+            log.error("entry of the log: %s: %s", entry["sql"][:200], said)
+
+    def append(self, **entry):
+        """Write to the log. Returns the entry's position."""
+        with self.applying:
+            return self.ask_keeper({"append": {"origin": self.replica, **entry}})["position"]
+
+    # -- the engine behind ------------------------------------------------------------------------------------------
+
+    def admin(self):
+        """A user who may do everything."""
+        return next(user.tag for user in self.users if config.text(user, "access_management", "0") == "1")
+
+    def ready(self):
+        """Start the engine, or start it anew with other users or clusters."""
+        with self.lock:
+            if not self.dirty:
+                return
+            self.dirty = False
+            users = {
+                user.tag: (None, 1, "default", "") for user in self.users
+                if config.text(user, "access_management", "0") == "1"
+            }
+            for name, user in self.access.users.items():
+                users[name] = (list(user["grants"]), len(user["methods"]), user["profile"], user["database"])
+            macros = {one.tag: one.text for one in (self.root.find("macros") or ())}
+            self.engine.start(users, self.access.profiles, self.clusters(), macros)
+
+    @staticmethod
+    def plain(sql):
+        """A statement for an engine that replicates nothing."""
+        return _REPLICATED.sub("", _ARGUMENTS.sub(r"\1", sql))
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    def login(self, user, password, address):
+        """Raises Said unless the user may come in."""
+        self.read_configuration()
+        entry = self.users.find(user) if re.fullmatch(r"\w+", user) else None
+        if entry is not None:
+            digest = hashlib.sha256(password.encode()).hexdigest()
+            good = config.text(entry, "password_sha256_hex") == digest
+            good = good and config.admits(entry.find("networks"), address)
+        else:
+            good = self.access.admits(user, password)
+        if not good:
+            raise Said(
+                AUTHENTICATION, f"{user}: Authentication failed: password is incorrect, or there is no such user",
+                "AUTHENTICATION_FAILED",
+            )
+
+    def execute(self, user, sql, parameters, headers):
+        """(status, headers, body) for a statement."""
+        database = parameters.get("database", "default")
+        told = self.system(sql)
+        if told is not None:
+            return 200, {}, json.dumps(told).encode()
+        if access.is_about_access(sql):
+            return self.change_access(user, sql)
+        synced = _SYNC.match(sql)
+        if synced:
+            return self.sync(user, synced.group(1))
+        made = _DATABASE.match(sql)
+        if made:
+            return self.join(user, made.group(1))
+        changed = _DDL.match(sql)
+        if changed and (changed.group(1) or database) in self.databases:
+            return self.change_schema(user, sql, {**parameters, "database": changed.group(1) or database}, headers)
+        return self.proxy(user, sql, parameters, headers)
+
+    def proxy(self, user, sql, parameters, headers):
+        """Let the engine answer; rows of replicated tables go to the other hosts of the shard."""
+        target = _INSERT.match(sql)
+        database = parameters.get("database", "default")
+        replicated = None
+        if target and (target.group(1) or database) in self.databases:
+            database = target.group(1) or database
+            self.ready()
+            _status, engine = self.engine.query(
+                f"SELECT engine FROM system.tables WHERE database = '{database}' AND name = '{target.group(2)}'",
+                self.admin(),
+            )
+            replicated = "MergeTree" in engine
+            if replicated and not self.connected():
+                raise Said(READ_ONLY, f"Table is in readonly mode since table metadata was not found in zookeeper: "
+                           f"{database}.{target.group(2)}", "TABLE_IS_READ_ONLY")
+        status, found, body = self.to_engine(user, sql, parameters, headers)
+        if replicated and status == 200:
+            everywhere = target.group(2).startswith("schema_ledger")
+            self.append(
+                kind="insert", database=database, sql=sql, shard=None if everywhere else self.macro("shard"),
+            )
+        return status, found, self.disguise(sql, body)
+
+    def to_engine(self, user, sql, parameters, headers):
+        self.ready()
+        known = {name: value for name, value in parameters.items() if name not in ("user", "password", "query")}
+        known.pop("database_replicated_allow_replicated_engine_arguments", None)
+        status, found, body = self.engine.ask(
+            "POST", f"/?{urllib.parse.urlencode(known)}", self.plain(sql).encode(), user, headers
+        )
+        kept = ("X-ClickHouse-Exception-Code", "X-ClickHouse-Format", "Content-Type")
+        return status, {name: found[name] for name in kept if name in found}, body
+
+    def disguise(self, sql, body):
+        """What the engine says of itself, as the stand-in would say it."""
+        if "version()" in sql and body.count(b"\n") <= 1 and b"{" not in body:
+            return f"{version()}\n".encode()
+        if b'"data"' not in body[:4000] or "system." not in sql:
+            return body
+        answer = json.loads(body)
+        for row in answer.get("data", ()):
+            if row.get("storage") == "users_xml" and row.get("name") not in {user.tag for user in self.users}:
+                row["storage"] = "replicated"
+            about = row.get("name") or next((name for name in self.databases if f"'{name}'" in sql), None)
+            if about in self.databases and row.get("engine") == "Atomic":
+                row["engine"] = "Replicated"
+            if "version" in row and "uptime" in row:
+                row.update(version=version(), known=["zookeeper_connection", "database_replicas"])
+        return json.dumps(answer).encode()
+
+    def change_access(self, user, sql):
+        if user not in {one.tag for one in self.users}:
+            raise Said(DENIED, f"{user}: Not enough privileges", "ACCESS_DENIED")
+        self.ready()
+        status, said = self.engine.query("SELECT formatQuery({sql:String})", user, param_sql=sql)
+        if status != 200:
+            raise Said(62, said)
+        position = self.append(kind="access", sql=sql)
+        self.wait(lambda: len(self.log) > position, 10)
+        return 200, {}, b""
+
+    def sync(self, user, table):
+        """The table has what was written elsewhere before."""
+        self.ready()
+        _status, there = self.engine.query(f"EXISTS TABLE {table}", user)
+        if there.strip() != "1":
+            raise Said(UNKNOWN_TABLE, f"Table {table} does not exist", "UNKNOWN_TABLE")
+        self.catch_up()
+        return 200, {}, b""
+
+    def join(self, user, database):
+        """A Replicated database is made here: all that was done to it elsewhere is done here too."""
+        self.ready()
+        status, said = self.engine.query(f"CREATE DATABASE IF NOT EXISTS `{database}` ENGINE = Atomic", user)
+        if status != 200:
+            raise Said(62, said)
+        with self.applying:
+            if database not in self.databases:
+                self.append(kind="join", database=database)
+                self.catch_up()
+                self.databases.append(database)
+                for entry in self.log[:self.applied]:
+                    self.apply(entry, again=True)
+                self.save()
+        return 200, {}, b""
+
+    def change_schema(self, user, sql, parameters, headers):
+        """First here, then in the log, then wait for the others."""
+        if not self.connected():
+            raise Said(NO_KEEPER, "Coordination::Exception: Session expired", "KEEPER_EXCEPTION")
+        status, found, body = self.to_engine(user, sql, parameters, headers)
+        if status != 200:
+            return status, found, body
+        database = parameters["database"]
+        position = self.append(kind="ddl", database=database, sql=sql)
+        patience = float(parameters.get("distributed_ddl_task_timeout", 180))
+        joined = {entry["origin"] for entry in self.log if entry["kind"] == "join" and entry["database"] == database}
+
+        def late():
+            return sorted(name for name in joined if self.alive.get(name, 0) <= position and name != self.replica)
+
+        if not self.wait(lambda: not late(), patience):
+            raise Said(
+                TIMEOUT, f"ReplicatedDatabase DDL task query-{position} is not finished on {len(late())} of "
+                f"{len(joined)} hosts ({', '.join(late())}). They are going to execute the query in background",
+                "TIMEOUT_EXCEEDED",
+            )
+        return 200, {}, b""
+
+    def wait(self, condition, seconds):
+        """Whether it came true in time."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+            with contextlib.suppress(Said):
+                self.catch_up()
+        return True
+
+    # -- what it says of the cluster --------------------------------------------------------------------------------
+
+    def system(self, sql):
+        """The answer to a question about replication, or None for any other statement."""
+        asked = _ABOUT_THE_CLUSTER.search(sql)
+        if not asked:
+            return None
+        rows = getattr(self, f"show_{asked.group(1) or asked.group(2)}")(sql)
+        kinds = {int: "UInt32", str: "String", dict: "Map(String, UInt8)"}
+        meta = [{"name": name, "type": kinds[type(value)]} for name, value in (rows[0] if rows else {}).items()]
+        return {"meta": meta, "data": rows}
+
+    def show_clusters(self, sql):
+        name = re.search(r"cluster = '(\w+)'", sql)
+        _secret, shards = self.clusters().get(name.group(1) if name else "", ("", []))
+        return [{"host": host, "shard": at} for at, shard in enumerate(shards, 1) for host in shard]
+
+    def show_zookeeper_connection(self, _sql):
+        if not self.connected():
+            raise Said(NO_KEEPER, "Coordination::Exception: Session expired", "KEEPER_EXCEPTION")
+        host, port, _secure = self.keepers()[0]
+        return [{"host": host, "port": port, "is_expired": 0}]
+
+    def joined(self, database, shard=None):
+        """Names of the replicas that have a Replicated database."""
+        return sorted({
+            entry["origin"] for entry in self.log if entry["kind"] == "join" and entry["database"] == database
+            and shard in (None, entry["origin"].split("/")[0])
+        })
+
+    def show_replicas(self, _sql):
+        self.ready()
+        rows = []
+        for database in self.databases:
+            _status, names = self.engine.query(
+                f"SELECT name FROM system.tables WHERE database = '{database}' AND engine LIKE '%MergeTree' "
+                "ORDER BY name FORMAT TSVRaw", self.admin(),
+            )
+            peers = self.joined(database, self.macro("shard"))
+            active = {name.split("/")[1]: int(name in self.alive) for name in peers}
+            for name in names.split():
+                rows.append({
+                    "database": database, "table": name,
+                    "zookeeper_path": f"/clickhouse/tables/{database}.{name}/{self.macro('shard')}",
+                    "replica_name": self.macro("replica"), "is_readonly": int(not self.connected()),
+                    "is_session_expired": 0, "absolute_delay": 0, "total_replicas": len(active),
+                    "active_replicas": sum(active.values()),
+                    "lost_part_count": 0, "queue_size": max(0, len(self.log) - self.applied), "zookeeper_exception": "",
+                    "replica_is_active": active,
+                })
+        return rows
+
+    def show_database_replicas(self, _sql):
+        state = {"is_readonly": int(not self.connected()), "max_log_ptr": len(self.log), "log_ptr": self.applied}
+        return [{"database": name, **state} for name in self.databases]
+
+    # -- listeners --------------------------------------------------------------------------------------------------
+
+    def run(self):
+        """Serve for ever. Raises config.Refused."""
+        self.ready()
+        if self.keepers():
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    self.catch_up()
+                    break
+                except Said as error:
+                    if time.monotonic() > deadline:
+                        raise config.Refused(str(error)) from None
+                    time.sleep(0.5)
+            threading.Thread(target=self.follow, daemon=True).start()
+        secure = {"https_port": True, "tcp_port_secure": True, "interserver_https_port": True}
+        listening = []
+        for name in ("http_port", "tcp_port", "interserver_http_port", *secure):
+            port = config.text(self.root, name)
+            if port:
+                context = config.server_context(self.root) if name in secure else None
+                listening += [self.listen(host, int(port), context) for host in config.hosts(self.root)]
+        while any(thread.is_alive() for thread in listening):
+            time.sleep(1)
+
+    def listen(self, host, port, context):
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def setup(self):
+                if context:
+                    self.request.settimeout(10)
+                    self.request = context.wrap_socket(self.request, server_side=True)
+                super().setup()
+
+            def handle(self):
+                with contextlib.suppress(OSError):
+                    super().handle()
+
+            def answer(self, status, headers, body):
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_GET(self):
+                if self.path == "/ping":
+                    self.answer(200, {}, b"Ok.\n")
+                else:
+                    self.do_POST()
+
+            def do_POST(self):
+                query = urllib.parse.urlsplit(self.path).query
+                parameters = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                sql = "\n".join(part for part in (parameters.get("query", ""), body.decode()) if part)
+                try:
+                    user, password = credentials(self.headers, parameters)
+                    server.login(user, password, self.client_address[0])
+                    self.answer(*server.execute(user, sql, parameters, {}))
+                except Said as error:
+                    status = 403 if error.code == AUTHENTICATION else 500
+                    self.answer(status, {"X-ClickHouse-Exception-Code": str(error.code)}, f"{error}\n".encode())
+                except Exception as error:
+                    log.exception("a request")
+                    self.answer(500, {"X-ClickHouse-Exception-Code": "1002"}, f"Code: 1002. {error!r}\n".encode())
+
+            def log_message(self, *_arguments):
+                pass
+
+        class Listener(ThreadingHTTPServer):
+            daemon_threads = True
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+            def handle_error(self, request, client_address):
+                pass  # a client that gave up
+
+        thread = threading.Thread(target=Listener((host, port), Handler).serve_forever, daemon=True)
+        thread.start()
+        return thread
+
+
+def credentials(headers, parameters):
+    """(user, password) of a request."""
+    user = headers.get("X-ClickHouse-User") or parameters.get("user")
+    password = headers.get("X-ClickHouse-Key") or parameters.get("password") or ""
+    if user is None and headers.get("Authorization", "").startswith("Basic "):
+        try:
+            user, _colon, password = base64.b64decode(headers["Authorization"][6:]).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            user = ""
+    # http.client sends the bytes of UTF-8 as Latin-1.
+    return (user or "default").encode("latin-1", "replace").decode(errors="replace"), password.encode(
+        "latin-1", "replace").decode(errors="replace")

@@ -1,0 +1,249 @@
+"""The real engine reads the whole configuration that the role renders for ClickHouse's own packages.
+
+The embedded engine has no TLS, no Keeper and no interserver port: those parts are held to what the role declares.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from support.clickhouse import ClickHouseServer, library
+from support.clickhouse_config import ROLE, work_out
+
+STAND_IN = Path(__file__).parents[2] / "molecule/clickhouse_stand_in/release"
+LOCAL = """
+import ctypes, sys
+engine = ctypes.CDLL(sys.argv[1])
+engine.chdb_query_cmdline.restype = engine.chdb_result_buffer.restype = ctypes.c_void_p
+engine.chdb_result_length.restype = ctypes.c_size_t
+engine.chdb_result_length.argtypes = engine.chdb_result_buffer.argtypes = [ctypes.c_void_p]
+words = [word.encode() for word in ["clickhouse", *sys.argv[2:]]]
+result = engine.chdb_query_cmdline(len(words), (ctypes.c_char_p * len(words))(*words))
+if not result:
+    sys.exit(1)
+print(ctypes.string_at(engine.chdb_result_buffer(result), engine.chdb_result_length(result)).decode())
+"""
+
+
+class Place:
+    """The folders of a server, with the packages' own configuration and what the role renders for `host`."""
+
+    def __init__(self, folder, host="a1", hosts=None, **variables):
+        self.folder = folder
+        self.etc, self.data = folder / "etc/clickhouse-server", folder / "data"
+        self.variables = {
+            "clickhouse_db_config_dir": str(self.etc), "clickhouse_db_data_dir": str(self.data),
+            "clickhouse_db_log_dir": str(folder / "log"), "clickhouse_db_backup_dir": str(folder / "backups"),
+            **variables,
+        }
+        (folder / "play").mkdir()
+        self.result = work_out(folder / "play", ["texts", "configuration"], self.variables, hosts, host)
+        shutil.copytree(STAND_IN / "etc/clickhouse-server", self.etc)
+        self.data.mkdir()
+        (folder / "log").mkdir()
+        self.engines_own = self.etc / "users.d/zz-engine.xml"
+        for path, text in self.result["texts"].items():
+            if path.startswith(str(self.etc)):
+                Path(path).parent.mkdir(exist_ok=True)
+                Path(path).write_text(text)
+        self.engines_own.write_text(
+            "<clickhouse><users><default><password/><networks><ip>::1</ip><ip>127.0.0.1</ip></networks>"
+            "<profile>default</profile><quota>default</quota></default></users></clickhouse>"
+        )
+
+    def local(self, query):
+        """The rows of a query under this configuration. The engine logs in to itself as `default`, if it is there."""
+        done = subprocess.run(
+            [sys.executable, "-c", LOCAL, str(library()), f"--config-file={self.etc}/config.xml",
+             "--query", f"{query} FORMAT JSONEachRow"], capture_output=True, text=True, check=False, cwd=self.data,
+        )
+        assert done.returncode == 0 and "Exception" not in done.stderr, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines() if line]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A Place of a host that is a server and a Keeper of a cluster."""
+    return Place(
+        tmp_path_factory.mktemp("cluster"),
+        clickhouse_db_settings={
+            "max_concurrent_queries": 77, "background_pool_size": 3, "merge_tree": {"max_suspicious_broken_parts": 5},
+        },
+    )
+
+
+def test_the_engine_takes_settings_cluster_and_macros_as_declared(place):
+    settings = {row["name"]: row["value"] for row in place.local("SELECT name, value FROM system.server_settings")}
+    assert settings["max_concurrent_queries"] == "77" and settings["background_pool_size"] == "3"
+    assert settings["max_server_memory_usage_to_ram_ratio"].startswith("0.8")
+    assert place.local("SELECT value FROM system.merge_tree_settings WHERE name = 'max_suspicious_broken_parts'") == [
+        {"value": "5"}
+    ]
+    assert place.local(
+        "SELECT shard_num, replica_num, host_name, port FROM system.clusters WHERE cluster = 'fw' ORDER BY ALL"
+    ) == [
+        {"shard_num": 1 + (number > 1), "replica_num": 1 + number % 2, "host_name": host, "port": 9440}
+        for number, host in enumerate(["a1", "a2", "b1", "b2"])
+    ]
+    assert not place.local("SELECT 1 FROM system.clusters WHERE cluster = 'default'")
+    assert {row["macro"]: row["substitution"] for row in place.local("SELECT * FROM system.macros")} == {
+        "cluster": "fw", "shard": "1", "replica": "a1",
+    }
+    assert place.local("SELECT type, path FROM system.disks WHERE name = 'backups'")[0]["path"] == (
+        f"{place.folder}/backups/"
+    )
+
+
+def test_the_engine_knows_the_admin_and_no_default_user(place):
+    users = {row["name"]: row for row in place.local("SELECT * FROM system.users")}
+    assert set(users) == {"admin", "default"} and users["admin"]["auth_type"] == ["sha256_password"]
+    assert sorted(users["admin"]["host_names"]) == ["a1", "a2", "b1", "b2", "k", "localhost"]
+    granted = place.local("SELECT access_type FROM system.grants WHERE user_name = 'admin'")
+    rights = {row["access_type"] for row in granted}
+    assert {"CREATE USER", "SELECT"} <= rights or {"ACCESS MANAGEMENT", "SELECT"} <= rights or "ALL" in rights
+    text = place.engines_own.read_text()
+    place.engines_own.unlink()
+    try:
+        with pytest.raises(AssertionError, match="AUTHENTICATION_FAILED"):
+            place.local("SELECT 1")
+    finally:
+        place.engines_own.write_text(text)
+
+
+def test_ports_tls_and_keepers_are_what_was_declared(place):
+    root = ElementTree.fromstring(place.result["texts"][f"{place.etc}/config.d/frameworks.xml"])
+    for closed in ("http_port", "tcp_port", "mysql_port", "postgresql_port", "interserver_http_port"):
+        assert root.find(closed).get("remove") == "remove"
+    assert [root.findtext(name) for name in ("https_port", "tcp_port_secure", "interserver_https_port")] == [
+        "8443", "9440", "9010",
+    ]
+    for part, verification in (("server", "relaxed"), ("client", "strict")):
+        assert root.findtext(f"openSSL/{part}/verificationMode") == verification
+        assert root.findtext(f"openSSL/{part}/disableProtocols") == "sslv2,sslv3,tlsv1,tlsv1_1"
+    assert root.findtext("user_directories/replicated/zookeeper_path") == "/clickhouse/fw/access"
+    cluster = ElementTree.fromstring(place.result["texts"][f"{place.etc}/config.d/frameworks-cluster.xml"])
+    assert [node.findtext("host") for node in cluster.findall("zookeeper/node")] == ["a1", "b1", "k"]
+    assert {node.findtext("secure") for node in cluster.findall("zookeeper/node")} == {"1"}
+    assert cluster.findtext("remote_servers/fw/secret") == "secret of <the> cluster"
+    assert cluster.findtext("interserver_http_credentials/password") == "password & between hosts"
+    keeper = ElementTree.fromstring(place.result["texts"]["/etc/clickhouse-keeper/frameworks.xml"])
+    assert keeper.findtext("openSSL/server/verificationMode") == "strict"
+    assert keeper.find("keeper_server/tcp_port") is None and keeper.findtext("keeper_server/tcp_port_secure") == "9281"
+    assert keeper.findtext("keeper_server/raft_configuration/secure") == "true"
+    servers = keeper.findall("keeper_server/raft_configuration/server")
+    assert [server.findtext("id") for server in servers] == ["1", "2", "3"]
+
+
+def test_logs_in_tables_end(place):
+    root = ElementTree.fromstring(place.result["texts"][f"{place.etc}/config.d/frameworks.xml"])
+    logs = [one for one in root if one.tag.endswith("_log")]
+    assert len(logs) > 8 and {one.findtext("ttl") for one in logs} == {"event_date + INTERVAL 30 DAY DELETE"}
+
+
+def test_what_needs_no_restart_is_in_files_that_the_server_reloads(place, tmp_path):
+    names = {row["name"] for row in place.local(
+        "SELECT name FROM system.server_settings WHERE changeable_without_restart != 'No'"
+    )}
+    (tmp_path / "reload").mkdir()
+    reloadable = work_out(tmp_path / "reload", ["reloadable"])["reloadable"]
+    assert set(reloadable) <= names
+    (tmp_path / "other").mkdir()
+    other = work_out(tmp_path / "other", ["texts", "configuration"], {
+        **place.variables, "clickhouse_db_cluster_secret": "another secret of the cluster",
+        "clickhouse_db_settings": {**place.variables["clickhouse_db_settings"], "max_concurrent_queries": 78},
+    })
+    assert other["texts"] != place.result["texts"] and other["configuration"] == place.result["configuration"]
+    (tmp_path / "third").mkdir()
+    third = work_out(tmp_path / "third", ["configuration"], {**place.variables, "clickhouse_db_settings": {}})
+    assert third["configuration"]["server"] != place.result["configuration"]["server"]
+    assert third["configuration"]["keeper"] == place.result["configuration"]["keeper"]
+
+
+def test_a_server_of_its_own_has_neither_cluster_nor_keeper(tmp_path):
+    place = Place(
+        tmp_path, "one", {"one": {}}, clickhouse_db_cluster="", clickhouse_db_nodes=[], clickhouse_db_keepers=[],
+        clickhouse_db_tls=False,
+    )
+    assert not any("cluster" in path or "keeper" in path for path in place.result["texts"])
+    root = ElementTree.fromstring(place.result["texts"][f"{place.etc}/config.d/frameworks.xml"])
+    assert root.findtext("http_port") == "8123" and root.find("interserver_http_port").get("remove")
+    assert root.find("openSSL") is None and root.find("user_directories/replicated") is None
+    assert {row["name"] for row in place.local("SELECT name FROM system.users")} == {"admin", "default"}
+
+
+@pytest.fixture
+def check(place, tmp_path):
+    """Call server_check.py with files over those of `place`; (status, lines)."""
+    binary = tmp_path / "clickhouse"
+    program = f"{sys.executable} {STAND_IN}/usr/bin/clickhouse"
+    binary.write_text(f'#!/bin/sh\nCLICKHOUSE_STAND_IN_LIBRARY={library()} exec {program} "$@"\n')
+    binary.chmod(0o755)
+
+    def run(files=None, settings=()):
+        done = subprocess.run(
+            [sys.executable, ROLE / "files/server_check.py", binary], capture_output=True, text=True, check=False,
+            input=json.dumps({
+                "files": {f"{place.etc}/{name}": text for name, text in (files or {}).items()},
+                "roots": [f"{place.etc}/config.xml", f"{place.etc}/users.xml"], "settings": list(settings),
+            }),
+        )
+        assert not done.stderr, done.stderr
+        return done.returncode, done.stdout.strip().splitlines()
+
+    return run
+
+
+def test_the_check_accepts_what_the_role_renders(place, check):
+    files = {
+        path[len(str(place.etc)) + 1:]: text for path, text in place.result["texts"].items()
+        if path.startswith(str(place.etc))
+    }
+    assert check(files, ["max_concurrent_queries", "timezone", "background_pool_size"]) == (0, [])
+
+
+def test_the_check_names_what_the_engine_would_not_take(check):
+    status, lines = check({"config.d/frameworks.xml": "<clickhouse><a></clickhouse>"})
+    assert status == 1 and "frameworks.xml would be no XML" in lines[0]
+    status, lines = check({"config.d/frameworks.xml": "<other/>"})
+    assert status == 1 and "cannot be read with the new files" in lines[0]
+    status, lines = check({}, ["max_concurent_queries", "max_threads"])
+    assert status == 1 and len(lines) == 2
+    assert "no server setting 'max_concurent_queries', did you mean 'max_concurrent_queries'?" in lines[0]
+    assert "'max_threads'" in lines[1] and "belong into a profile" in lines[1]
+
+
+def test_the_stand_ins_reader_merges_as_the_engine_does(place):
+    """The double of molecule/ is held to the real reader where both can be asked."""
+    sys.path.insert(0, str(STAND_IN / "usr/lib"))
+    try:
+        from clickhouse_stand_in import config
+    finally:
+        sys.path.pop(0)
+    root = config.load(place.etc / "config.xml")
+    assert [one.tag for one in root.find("remote_servers")] == ["fw"]
+    assert config.text(root, "http_port") is None and config.text(root, "max_concurrent_queries") == "77"
+    users = config.load(place.etc / "users.xml").find("users")
+    assert [user.tag for user in users] == ["admin", "default"]
+
+
+def test_the_engine_really_runs_with_it(place):
+    """Not only reads it: serves, with the listeners that it can have."""
+    server = ClickHouseServer()
+    try:
+        folder = server.directory / "config.d"
+        folder.mkdir()
+        for name in ("frameworks-limits.xml", "frameworks-cluster.xml"):
+            text = place.result["texts"][f"{place.etc}/config.d/{name}"]
+            # Without a Keeper to reach, nothing may ask for one.
+            text = text[:text.index("<zookeeper")] + "</clickhouse>" if "<zookeeper" in text else text
+            (folder / name).write_text(text)
+        server.start()
+        assert server.query("SELECT value FROM system.server_settings WHERE name = 'max_concurrent_queries'") == "77\n"
+        assert server.query("SELECT count() FROM system.clusters WHERE cluster = 'fw'") == "4\n"
+    finally:
+        server.close()
+

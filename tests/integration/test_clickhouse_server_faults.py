@@ -1,0 +1,167 @@
+"""Every mistake in the inventory, and every host that is not fit, is named before anything is touched."""
+
+import subprocess
+
+import pytest
+from support.clickhouse_config import CLUSTER, HOSTS, work_out
+
+
+def faults(folder, variables=None, hosts=None, host="a1", found=None):
+    """The sentences for a host."""
+    return work_out(folder, ["server_faults"], variables, hosts, host, found)["server_faults"]
+
+
+def without(host, name):
+    """HOSTS, where one host lacks a variable."""
+    return {**HOSTS, host: {key: value for key, value in HOSTS[host].items() if key != name}}
+
+
+def test_the_cluster_of_the_tests_has_no_faults(tmp_path):
+    assert faults(tmp_path) == []
+
+
+@pytest.mark.parametrize("keepers, says", [
+    (["a1", "b1"], "clickhouse_db_keepers has 2 hosts (a1, b1): name one, three or five. An even number"),
+    ([], "clickhouse_db_keepers has 0 hosts: name one, three or five. Replication needs them."),
+    (["a1", "a1", "b1", "k"], "a1 is 2 times in clickhouse_db_keepers: a host is one replica, or one Keeper."),
+    (["a1", "b1", "b2"], "b2 has no clickhouse_db_keeper_id: give every Keeper a number"),
+])
+def test_keepers(tmp_path, keepers, says):
+    assert any(says in fault for fault in faults(tmp_path, {"clickhouse_db_keepers": keepers}))
+
+
+INVENTORIES = {
+    "b2 has no clickhouse_db_shard: give every replica": without("b2", "clickhouse_db_shard"),
+    "b2 has no clickhouse_db_zone, while others stand in x, y": without("b2", "clickhouse_db_zone"),
+    "All replicas of shard 1 (a1, a2) stand in x: losing that zone": {
+        **HOSTS, "a2": {**HOSTS["a2"], "clickhouse_db_zone": "x"},
+    },
+    "Shard 2 has no host, but there is a shard 3": {
+        **HOSTS, **{host: {**HOSTS[host], "clickhouse_db_shard": 3} for host in ("b1", "b2")},
+    },
+    "a1 and a2 have the same macros, shard 1 and replica one": {
+        **HOSTS, **{host: {**HOSTS[host], "clickhouse_db_replica": "one"} for host in ("a1", "a2")},
+    },
+    "a2 and b2 have the same clickhouse_db_address, 192.0.2.7: it was added twice": {
+        **HOSTS, **{host: {**HOSTS[host], "clickhouse_db_address": "192.0.2.7"} for host in ("a2", "b2")},
+    },
+    "a1 and b1 have the same clickhouse_db_keeper_id, 1": {
+        **HOSTS, "b1": {**HOSTS["b1"], "clickhouse_db_keeper_id": 1},
+    },
+}
+
+
+@pytest.mark.parametrize("says", INVENTORIES)
+def test_hosts_that_do_not_make_a_cluster(tmp_path, says):
+    found = faults(tmp_path, hosts=INVENTORIES[says])
+    assert any(says in fault for fault in found), found
+
+
+VARIABLES = {
+    "a2 is 2 times in clickhouse_db_nodes": {"clickhouse_db_nodes": ["a1", "a2", "a2", "b1", "b2"]},
+    "elsewhere of clickhouse_db_nodes is no host of the inventory": {
+        "clickhouse_db_nodes": ["a1", "a2", "b1", "b2", "elsewhere"],
+    },
+    "give it a name with clickhouse_db_cluster": {"clickhouse_db_cluster": ""},
+    "clickhouse_db_cluster is my-cluster: letters, digits and _ only": {"clickhouse_db_cluster": "my-cluster"},
+    "clickhouse_db_nodes is empty": {"clickhouse_db_nodes": []},
+    "clickhouse_db_version is 24.3.1.5: the platform's schema has columns of the type JSON": {
+        "clickhouse_db_version": "24.3.1.5",
+    },
+    "clickhouse_db_version is 25.8: name a release completely": {"clickhouse_db_version": "25.8"},
+    "clickhouse_db_version is missing": {"clickhouse_db_version": ""},
+    "clickhouse_db_archive_sha256 has no SHA-256 for clickhouse-server": {
+        "clickhouse_db_archive_sha256": {"clickhouse-common-static": "a" * 64},
+    },
+    "/none/clickhouse-server-25.8.3.66-amd64.tgz is not there (clickhouse_db_archive)": {
+        "clickhouse_db_archive": "/none",
+    },
+    "clickhouse_db_admin_password is shorter than 16 characters, or a published one": {
+        "clickhouse_db_admin_password": "short",
+    },
+    "clickhouse_db_password is shorter than 16": {"clickhouse_db_password": "frameworks_dev"},
+    "clickhouse_db_cluster_secret is missing: make one": {"clickhouse_db_cluster_secret": None},
+    "clickhouse_db_interserver_password is missing: make one": {"clickhouse_db_interserver_password": ""},
+    "clickhouse_db_ca_passphrase is missing: make one": {"clickhouse_db_ca_passphrase": ""},
+    "clickhouse_db_tls needs either clickhouse_db_pki_dir": {"clickhouse_db_pki_dir": ""},
+    "clickhouse_db_admin_user is default": {"clickhouse_db_admin_user": "default"},
+    "clickhouse_db_server_cert is missing: a certificate of yours takes all three": {
+        "clickhouse_db_server_ca": "/none",
+    },
+}
+
+
+@pytest.mark.parametrize("says", VARIABLES)
+def test_variables_that_do_not_fit(tmp_path, says):
+    found = faults(tmp_path, VARIABLES[says])
+    assert any(says in fault for fault in found), found
+
+
+SYSTEM = {"name": "Debian", "machine": "x86_64", "uid": 0, "systemd": True, "packages": "deb"}
+MACHINES = {
+    "The role needs root": {"system": {**SYSTEM, "uid": 1000}},
+    "archive needs systemd, which does not run on this host": {"system": {**SYSTEM, "systemd": False}},
+    "ClickHouse's packages are for x86_64 and aarch64, this host is riscv64": {
+        "system": {**SYSTEM, "machine": "riscv64"},
+    },
+    "Port 8443 (https_port) is taken by nginx": {"ports": {"8443": "nginx", "9440": "clickhouse", "9234": "?"}},
+    "has to resolve to an address of its own that the others reach, and resolves to 127.0.1.1": {
+        "addresses": {"resolved": ["127.0.1.1"], "foreign": [], "error": None},
+    },
+    "This host has data as the replica a1 of shard 2, the inventory says a1 of shard 1": {
+        "macros": {"shard": "2", "replica": "a1"}, "data": True,
+    },
+    "clickhouse_db_version is 25.8.3.66, but 25.9.1.1 is installed: ClickHouse does not go back": {
+        "link": "/opt/clickhouse/25.9.1.1",
+    },
+}
+
+
+@pytest.mark.parametrize("says", MACHINES)
+def test_hosts_that_are_not_fit(tmp_path, says):
+    found = faults(tmp_path, found=MACHINES[says])
+    assert any(says in fault for fault in found), found
+    assert len(found) == 1
+
+
+def test_macros_that_are_the_same_are_no_fault(tmp_path):
+    assert faults(tmp_path, found={"macros": {"shard": "1", "replica": "a1"}, "data": True}) == []
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """Make a certificate: (path of it, path of its key)."""
+    def make(name, days):
+        path, key = tmp_path / "own.crt", tmp_path / "own.key"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout",
+             key, "-out", path, "-days", str(days), "-subj", "/CN=x", "-addext", f"subjectAltName=DNS:{name}"],
+            check=True, capture_output=True,
+        )
+        return {
+            "clickhouse_db_server_ca": str(path), "clickhouse_db_server_cert": str(path),
+            "clickhouse_db_server_key": str(key),
+        }
+
+    return make
+
+
+@pytest.mark.parametrize("name, days, says", [
+    ("a1", 90, None),
+    ("other", 90, "is a certificate for other, not for a1: clients and the other hosts would refuse it"),
+    ("a1", 5, "within 30 days: get a new one"),
+])
+def test_certificates_of_ones_own(tmp_path, certificate, name, days, says):
+    (tmp_path / "play").mkdir()
+    found = faults(tmp_path / "play", certificate(name, days))
+    assert found == [] if says is None else any(says in fault for fault in found), found
+
+
+def test_a_host_outside_of_the_cluster_is_told_so(tmp_path):
+    found = faults(tmp_path, hosts={**HOSTS, "stranger": {}}, host="stranger")
+    assert any("stranger is neither in clickhouse_db_nodes nor in clickhouse_db_keepers" in fault for fault in found)
+
+
+def test_secrets_stand_in_no_fault(tmp_path):
+    found = " ".join(faults(tmp_path, {"clickhouse_db_admin_password": "short", "clickhouse_db_keepers": []}))
+    assert "short'" not in found and not any(CLUSTER[name] in found for name in CLUSTER if "secret" in name)
