@@ -110,10 +110,9 @@ class PostgresBackend:
         return f"SET SESSION AUTHORIZATION DEFAULT; {role}"
 
     def fresh_session(self):
-        """Undo what an earlier script did to the session, the way a session of its own would have."""
-        if self._used:
-            self.run(self.connection, f"RESET ALL; {self.become_owner()}; DISCARD TEMP; DEALLOCATE ALL; UNLISTEN *")
-        self._used = True
+        """What undoes an earlier script's effect on the session, as if this one had a session of its own."""
+        used, self._used = self._used, True
+        return f"RESET ALL; {self.become_owner()}; DISCARD TEMP; DEALLOCATE ALL; UNLISTEN *; " if used else ""
 
     def row_sql(self, entry):
         """What writes `entry` within a transaction, leaving the role that the script has chosen for what follows."""
@@ -154,12 +153,12 @@ class PostgresBackend:
 
     def apply(self, step, scan):
         """Apply one script and record it. Raises ScriptFailed, Refused."""
-        self.fresh_session()
         if scan.meta:
             apply_with_psql(self, step.script, scan)
         elif self._transactional(step.script):
             self._apply_transaction(step.script, scan)
         else:
+            self.run(self.connection, self.fresh_session() or "SELECT 1")
             apply_stepwise(self, step, scan)
 
     def execute(self, statement):
@@ -181,7 +180,7 @@ class PostgresBackend:
             raise
 
     def _transaction(self, script, scan, started):
-        self.run(self.connection, "BEGIN")
+        self.run(self.connection, f"{self.fresh_session()}BEGIN")
         number, statement = 0, None
         try:
             for number, statement in enumerate(scan.statements(), 1):
