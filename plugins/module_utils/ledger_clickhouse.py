@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 
-from .clickhouse import ClickHouseError, ServerError, quote_identifier, quote_string
+from .clickhouse import ClickHouseError, ConnectionFailed, ServerError, quote_identifier, quote_string
 from .schema_plan import COLUMNS, LEASE, Entry, LedgerError, LockTaken, position
 
 TABLE = "schema_ledger"
@@ -51,10 +51,11 @@ class ClickHouseLedger:
         except ServerError as error:
             if error.code == _UNKNOWN_TABLE:
                 return None, None
-            remedy = "create the database first" if error.code == _UNKNOWN_DATABASE else "the user needs SELECT on it"
+            if error.code == _UNKNOWN_DATABASE:
+                raise ConnectionFailed(f"There is no database {self.database}: create it first") from None
             raise LedgerError(
                 f"The ledger {self.table()} cannot be read, so nothing is known about what is applied: {error}. "
-                f"What to do: {remedy}"
+                "What to do: the user needs SELECT on it"
             ) from None
         self._revision = max([row["revision"] for row in rows], default=0)
         entries = {row["script"]: _entry(row) for row in rows if row["set_name"] == self.set_name}

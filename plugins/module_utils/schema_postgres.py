@@ -44,9 +44,9 @@ class PostgresBackend:
                 self.run(connection, self.become_owner())
             except postgres.psycopg2.Error as error:
                 connection.close()
-                raise Refused(
+                raise postgres.ConnectionFailed(
                     f"{self.params['login_user']} cannot act as {self.context.owner}: {str(error).strip()}. Create the "
-                    "role first, or log in as somebody who is a member of it"
+                    "role first, or log in as somebody who is a member of it", "user",
                 ) from None
         return connection
 

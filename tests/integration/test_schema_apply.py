@@ -308,6 +308,7 @@ def test_a_database_that_is_missing_is_named(engine, made):
     made.write(V1__a=engine.create("a"))
     said = made.refused(database="no_such_database")
     assert "no_such_database" in said
+    assert "no_such_database" in made.apply(check=True, database="no_such_database")["unasked"]
 
 
 def test_an_unreachable_server_is_no_failure_of_a_check(engine, made):

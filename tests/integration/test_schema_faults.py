@@ -130,6 +130,7 @@ def test_everything_belongs_to_the_owner(made, query, postgres, unique):
 def test_an_owner_who_does_not_exist_is_named(made):
     made.write(V1__a="SELECT 1")
     assert "cannot act as nobody_here" in made.refused(owner="nobody_here")
+    assert "nobody_here" in made.apply(check=True, owner="nobody_here")["unasked"]
 
 
 def test_the_wrong_engine_is_told(made):
