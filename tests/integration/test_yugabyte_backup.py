@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.modules import run_module
+from support.ports import wait_for
 from support.yugabyte import StandInCluster
 
 
@@ -75,4 +76,5 @@ def test_a_diagnosis_sees_the_nodes_and_which_one_is_gone(cluster):
     assert ("ok", "3 masters, 3 tservers, all tablets replicated") in look()
     assert any(found.startswith("YSQL knows 3 nodes") for _state, found in look())
     cluster.stop("master", 3)
+    wait_for(cluster.dead_master_noticed, "the dead master is noticed")
     assert any(state == "problem" and cluster.address[3] in found for state, found in look())

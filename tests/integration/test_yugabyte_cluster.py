@@ -69,10 +69,11 @@ def test_leaders_left_off_a_node_come_back(whole):
 
 def test_an_unhealthy_cluster_is_named_server_by_server(cluster):
     cluster.stop("master", 3)
-    wait_for(lambda: "UNKNOWN_ROLE" in cluster.admin("list_all_masters"), "the dead master is noticed")
+    wait_for(cluster.dead_master_noticed, "the dead master is noticed")
     with pytest.raises(ModuleFailed, match=f"the yb-master on {cluster.address[3]} does not answer the others"):
         run_module("yugabyte_cluster", everything(cluster, timeout=1))
     cluster.stop("master", 2)
+    wait_for(cluster.leaderless, "the last master gives up leading")
     with pytest.raises(ModuleFailed, match="No master's leader was found"):
         run_module("yugabyte_cluster", everything(cluster, timeout=3))
     assert run_module("yugabyte_cluster", everything(cluster), check=True)["cluster"] == {}
@@ -113,7 +114,7 @@ def test_no_second_node_is_drained_while_one_is_down(cluster):
         node(cluster, 2, "tserver", "drained", timeout=3)
     assert run_module("yugabyte_cluster", cluster.login())["cluster"]["leader_blacklist"] == []
     cluster.stop("master", 1)
-    wait_for(lambda: "UNKNOWN_ROLE" in cluster.admin("list_all_masters"), "the dead master is noticed")
+    wait_for(cluster.dead_master_noticed, "the dead master is noticed")
     with pytest.raises(ModuleFailed, match=f"the yb-master on {cluster.address[1]} does not answer"):
         node(cluster, 3, "master", "drained", timeout=2)
 
@@ -144,7 +145,7 @@ def test_a_master_is_replaced(cluster):
     cluster.serve("master", 4, master_addresses=None, placement_zone="z1")
     assert not node(cluster, 4, "master", "absent")["changed"]
     cluster.stop("master", 1)
-    wait_for(lambda: "UNKNOWN_ROLE" in cluster.admin("list_all_masters"), "the dead master is noticed")
+    wait_for(cluster.dead_master_noticed, "the dead master is noticed")
     assert node(cluster, 1, "master", "absent")["changed"]
     assert node(cluster, 4, "master", "present", masters=[*cluster.members, cluster.address[4]])["changed"]
     assert not node(cluster, 4, "master", "present", masters=[*cluster.members, cluster.address[4]])["changed"]
@@ -154,7 +155,7 @@ def test_a_master_is_replaced(cluster):
 
 def test_the_last_majority_of_masters_is_not_removed(cluster):
     cluster.stop("master", 1)
-    wait_for(lambda: "UNKNOWN_ROLE" in cluster.admin("list_all_masters"), "the dead master is noticed")
+    wait_for(cluster.dead_master_noticed, "the dead master is noticed")
     with pytest.raises(ModuleFailed, match="would have no majority"):
         node(cluster, 2, "master", "absent")
 

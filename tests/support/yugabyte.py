@@ -118,6 +118,21 @@ class StandInCluster:
             capture_output=True, text=True, check=True,
         ).stdout
 
+    def dead_master_noticed(self):
+        """Whether the masters' leader has found that one does not answer; False too while they elect another leader."""
+        try:
+            return "UNKNOWN_ROLE" in self.admin("list_all_masters")
+        except subprocess.CalledProcessError:
+            return False
+
+    def leaderless(self):
+        """Whether no master leads."""
+        try:
+            self.admin("list_all_masters")
+        except subprocess.CalledProcessError:
+            return True
+        return False
+
     def sql(self, number, statement, **environment):
         """psql's outcome (returncode, stdout, stderr) over TCP to a node, as yugabyte unless PGUSER says otherwise."""
         return subprocess.run(
