@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ("dev", "staging", "prod")
-FUNCTIONS = {"postgres", "yugabyte", "clickhouse", "application"}
+FUNCTIONS = {"postgres", "yugabyte", "clickhouse", "clickhouse_keeper", "application"}
 
 
 @pytest.fixture(scope="module")
