@@ -50,6 +50,7 @@ molecule: $(VENV)/.development $(VENV)/.packages ## the scenarios on containers,
 
 bench: $(VENV)/.development $(VENV)/.packages ## the figures of docs/benchmarks.md
 	python tests/benchmarks/run.py
+	python tests/benchmarks/bench_schema.py
 
 ##@ Housekeeping
 .PHONY: docs clean help

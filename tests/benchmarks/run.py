@@ -6,6 +6,7 @@ Needs root.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -36,7 +37,9 @@ class Bench:
         self.variables.write_text(json.dumps({
             "postgres_server_cluster": "bench", "postgres_server_port": postgres_port,
             "clickhouse_db_http_port": http_port, "clickhouse_db_tcp_port": tcp_port,
-            "clickhouse_db_service": "frameworks-bench", "clickhouse_db_embedded_library": str(library()),
+            "clickhouse_db_service": "frameworks-bench", "clickhouse_db_system_user": "frameworks-bench",
+            "clickhouse_db_embedded_library": str(library()),
+            "clickhouse_db_embedded_library_checksum": hashlib.sha256(library().read_bytes()).hexdigest(),
             **{f"clickhouse_db_{name}_dir": str(self.folder / name) for name in ("config", "data", "log", "embedded")},
             "application_settings_path": str(self.folder / "bench.env"),
             "dev_destroy_confirm": "dev",
@@ -46,7 +49,8 @@ class Bench:
 
     def play(self, playbook, *options):
         """Seconds that the playbook took. RuntimeError with its output where it failed."""
-        command = ["ansible-playbook", playbook, "--limit", "dev", "-e", f"@{self.variables}", *options]
+        program = Path(sys.executable).with_name("ansible-playbook")
+        command = [program, playbook, "--limit", "dev", "-e", f"@{self.variables}", *options]
         began = time.perf_counter()
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
