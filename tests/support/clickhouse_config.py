@@ -10,7 +10,7 @@ from support.playbooks import HOST, run_playbook
 ROLE = Path(__file__).parents[2] / "roles/clickhouse_db"
 FOUND = {
     "system": {"name": "Debian", "machine": "x86_64", "uid": 0, "systemd": True, "packages": "deb"},
-    "files": {}, "directories": {}, "packages": {"installed": {}, "held": []}, "services": {}, "ports": {},
+    "files": {}, "directories": {}, "packages": {}, "services": {}, "ports": {},
     "certificate": None, "addresses": {"resolved": ["192.0.2.1"], "foreign": [], "error": None}, "link": None,
     "macros": {}, "data": False,
 }

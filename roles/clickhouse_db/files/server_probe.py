@@ -58,16 +58,13 @@ def system():
 
 
 def packages(names):
-    """{name: version} of the installed ones, and which of them are held."""
+    """{name: version} of those that are installed."""
     if shutil.which("dpkg-query"):
-        lines = output("dpkg-query", "-W", "-f", "${Package}\t${Version}\t${db:Status-Abbrev}\n", *names).splitlines()
-        rows = [line.split("\t") for line in lines]
-        return {
-            "installed": {row[0]: row[1] for row in rows if row[2][1] == "i"},
-            "held": [row[0] for row in rows if row[2][0] == "h"],
-        }
+        shown = "${Package}\t${Version}\t${db:Status-Status}\n"
+        rows = [line.split("\t") for line in output("dpkg-query", "-W", "-f", shown, *names).splitlines()]
+        return {row[0]: row[1] for row in rows if row[2] == "installed"}
     rows = [line.split("\t") for line in output("rpm", "-q", "--qf", "%{NAME}\t%{VERSION}\n", *names).splitlines()]
-    return {"installed": {row[0]: row[1] for row in rows if len(row) == 2}, "held": []}
+    return {row[0]: row[1] for row in rows if len(row) == 2}
 
 
 def services(units):
