@@ -290,7 +290,6 @@ class Node:
             found.append(f"{cluster.under_replicated} tablets are under-replicated")
         return found
 
-
     # -- forgotten --------------------------------------------------------------------------------------------------
 
     def forgotten(self, check):
