@@ -2,6 +2,7 @@
 """The engine of libchdb.so as a process of its own, with users and clusters as the stand-in tells it."""
 
 import ctypes
+import hashlib
 import http.client
 import os
 import secrets
@@ -39,6 +40,10 @@ def command_line(arguments, out=sys.stdout):
     return 0 if result else 1
 
 
+def _hashed(password):
+    return f"<password_sha256_hex>{hashlib.sha256(password.encode()).hexdigest()}</password_sha256_hex>"
+
+
 class Engine:
     """start() and stop() as often as users or clusters change; the data stays."""
 
@@ -72,6 +77,10 @@ class Engine:
                 raise RuntimeError("the engine does not start")
             time.sleep(0.1)
 
+    def ended(self):
+        """Whether the process has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
     def stop(self):
         """End the process."""
         if self._process is not None:
@@ -83,10 +92,10 @@ class Engine:
         os.makedirs(self.directory, exist_ok=True)
         entries = DEFAULT
         for name, (grants, passwords, profile, database) in users.items():
-            one = f"<password>{self.password}</password>"
+            one = _hashed(self.password)
             if passwords > 1:  # how many there are is seen from outside
                 one = "<auth_methods>" + "".join(
-                    f"<m{at}><password>{self.password}{'x' * at}</password></m{at}>" for at in range(passwords)
+                    f"<m{at}>{_hashed(self.password + 'x' * at)}</m{at}>" for at in range(passwords)
                 ) + "</auth_methods>"
             rights = "" if grants is None else "<grants>" + "".join(
                 f"<query>{escape(grant)}</query>" for grant in grants

@@ -190,7 +190,7 @@ class Server:
     def ready(self):
         """Start the engine, or start it anew with other users or clusters."""
         with self.lock:
-            if not self.dirty:
+            if not self.dirty and not self.engine.ended():
                 return
             self.dirty = False
             users = {
