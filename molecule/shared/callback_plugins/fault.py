@@ -16,9 +16,11 @@ name: fault
 type: aggregate
 short_description: a fault at a given moment of a play
 description:
-  - With E(FAULT_AT), a regular expression, runs the shell command E(FAULT_COMMAND) on the controller when a host starts
-    a task whose name and host, written C(name on host), match. Once a run.
-  - With E(FAULT_CHANGE), kills ansible-playbook as soon as a task has changed something.
+  - Runs the shell command E(FAULT_COMMAND) on the controller, once a run, when a host starts a task, be it to skip it,
+    whose name and host, written C(name on host), match the regular expression E(FAULT_AT), or has done one that matches
+    E(FAULT_AFTER).
+  - With E(FAULT_CHANGE), kills ansible-playbook as soon as so many tasks have changed something that had not in a former
+    run. The file E(FAULT_SEEN) keeps their names, so that run after run comes further.
 requirements:
   - to be enabled
 """
@@ -34,18 +36,32 @@ class CallbackModule(CallbackBase):
 
     def __init__(self):
         super().__init__()
-        self.at, self.command = os.environ.get("FAULT_AT"), os.environ.get("FAULT_COMMAND")
-        self.change = "FAULT_CHANGE" in os.environ
+        self.at, self.after, self.command = (os.environ.get(f"FAULT_{name}") for name in ("AT", "AFTER", "COMMAND"))
+        self.every, self.new = int(os.environ.get("FAULT_CHANGE", 0)), 0
 
     def v2_runner_on_start(self, host, task):
-        """Cause the fault before the task reaches the host."""
-        if self.at and re.search(self.at, f"{task.get_name()} on {host.get_name()}"):
-            self.at = None
-            self._display.display(f"FAULT: {self.command}")
-            subprocess.run(self.command, shell=True, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        """Before the task reaches the host."""
+        self._cause(self.at, task, host)
 
     def v2_runner_on_ok(self, result):
-        """Die between a change and whatever should follow it."""
-        if self.change and result.is_changed():
-            self._display.display("FAULT: killed")
-            os.kill(os.getpid(), signal.SIGKILL)
+        """Between a task and whatever should follow it."""
+        self._cause(self.after, result.task, result.host)
+        if self.every and result.is_changed() and self._is_new(result.task.get_name()):
+            self.new += 1
+            if self.new == self.every:
+                self._display.display("FAULT: killed")
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def _is_new(self, name):
+        with open(os.environ["FAULT_SEEN"], "a+", encoding="utf-8") as seen:
+            seen.seek(0)
+            new = name not in seen.read().splitlines()
+            if new:
+                seen.write(f"{name}\n")
+        return new
+
+    def _cause(self, moment, task, host):
+        if moment and re.search(moment, f"{task.get_name()} on {host.get_name()}"):
+            self.at = self.after = None
+            self._display.display(f"FAULT: {self.command}")
+            subprocess.run(self.command, shell=True, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
