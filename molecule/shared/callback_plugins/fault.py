@@ -19,8 +19,8 @@ description:
   - Runs the shell command E(FAULT_COMMAND) on the controller, once a run, when a host starts a task, be it to skip it,
     whose name and host, written C(name on host), match the regular expression E(FAULT_AT), or has done one that matches
     E(FAULT_AFTER).
-  - With E(FAULT_CHANGE), kills ansible-playbook as soon as so many tasks have changed something that had not in a former
-    run. The file E(FAULT_SEEN) keeps their names, so that run after run comes further.
+  - With E(FAULT_CHANGE), kills ansible-playbook as soon as so many tasks have changed something that had not in an
+    earlier run. The file E(FAULT_SEEN) keeps their names, so that run after run comes further.
 requirements:
   - to be enabled
 """
