@@ -201,6 +201,7 @@ class Client:
         with contextlib.suppress(OSError, http.client.HTTPException):
             while not parts or parts[-1]:
                 parts.append(answer.fp.read1(65536))
+        answer.close()  # or the connection would not be free before the exception that holds the answer is gone
         return b"".join(parts)
 
     def _read(self, answer):

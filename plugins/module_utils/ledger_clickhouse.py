@@ -20,6 +20,20 @@ TABLE = "schema_ledger"
 _UNKNOWN_TABLE, _UNKNOWN_DATABASE = 60, 81
 _NUMBERS = ("statements", "completed", "duration_ms")
 _MOMENTS = ("started_at", "finished_at")
+_DEFINITIONS = {
+    "_lease":
+        "(id String, owner String, expires_at DateTime64(3, 'UTC'), revision UInt64) "
+        "ENGINE = ReplacingMergeTree(revision) ORDER BY id TTL toDateTime(expires_at) + INTERVAL 1 DAY",
+    "_fingerprint":
+        "(taken_at DateTime64(3, 'UTC'), position String, objects String, one UInt8) "
+        "ENGINE = ReplacingMergeTree(taken_at) ORDER BY one",
+    "":
+        "(set_name String, script String, kind LowCardinality(String), version String, checksum String, "
+        "statements UInt32, completed UInt32, completed_checksum String, status LowCardinality(String), "
+        "started_at DateTime64(3, 'UTC'), finished_at Nullable(DateTime64(3, 'UTC')), duration_ms UInt64, "
+        "applied_by String, tool_version String, error String, marker String, revision UInt64) "
+        "ENGINE = ReplacingMergeTree(revision) ORDER BY (set_name, script)",
+}
 
 
 class ClickHouseLedger:
@@ -62,21 +76,20 @@ class ClickHouseLedger:
         return entries, position([row["set_name"], row["script"], row["checksum"], row["completed"]] for row in rows)
 
     def create(self):
-        """Create what is missing of the ledger."""
-        for sql in (
-            f"CREATE TABLE IF NOT EXISTS {self.table('_lease')} (id String, owner String, "
-            "expires_at DateTime64(3, 'UTC'), revision UInt64) ENGINE = ReplacingMergeTree(revision) ORDER BY id "
-            "TTL toDateTime(expires_at) + INTERVAL 1 DAY",
-            f"CREATE TABLE IF NOT EXISTS {self.table('_fingerprint')} (taken_at DateTime64(3, 'UTC'), position String, "
-            "objects String, one UInt8) ENGINE = ReplacingMergeTree(taken_at) ORDER BY one",
-            f"CREATE TABLE IF NOT EXISTS {self.table()} (set_name String, script String, kind LowCardinality(String), "
-            "version String, checksum String, statements UInt32, completed UInt32, completed_checksum String, "
-            "status LowCardinality(String), started_at DateTime64(3, 'UTC'), "
-            "finished_at Nullable(DateTime64(3, 'UTC')), duration_ms UInt64, applied_by String, tool_version String, "
-            "error String, marker String, revision UInt64) "
-            "ENGINE = ReplacingMergeTree(revision) ORDER BY (set_name, script)",
-        ):
-            statements, settings = self.place.everywhere(sql)
+        """Create what is missing of the ledger.
+
+        Not by IF NOT EXISTS alone: a cluster passes that on to all hosts, and waits for one that is down.
+        """
+        there = {row["name"] for row in self.client.rows(
+            f"SELECT name FROM system.tables WHERE database = {quote_string(self.database)} "
+            f"AND startsWith(name, '{TABLE}')"
+        )}
+        for suffix, definition in _DEFINITIONS.items():
+            if TABLE + suffix in there:
+                continue
+            statements, settings = self.place.everywhere(
+                f"CREATE TABLE IF NOT EXISTS {self.table(suffix)} {definition}"
+            )
             for statement in statements:
                 self.client.execute(statement, settings)
 

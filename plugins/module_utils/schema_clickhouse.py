@@ -51,10 +51,8 @@ class ClickHouseBackend:
         try:
             self.ledger.create()
         except ServerError as error:
-            raise LedgerError(
-                f"The ledger cannot be created in {self.context.database}: {error}. The user needs CREATE TABLE, "
-                "INSERT and SELECT on the database"
-            ) from None
+            advice = self.place.advice(error) or "The user needs CREATE TABLE, INSERT and SELECT on the database"
+            raise LedgerError(f"The ledger cannot be created in {self.context.database}: {error}. {advice}") from None
 
     def before_lock(self):
         """The lease lies in the ledger, so it must be there first."""

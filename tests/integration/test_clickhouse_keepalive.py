@@ -78,6 +78,14 @@ def test_one_connection_does_for_all_requests(client):
     assert len(Counting.ports) == 5 and len(set(Counting.ports)) == 1
 
 
+def test_the_connection_is_free_while_a_refusal_is_handled(client):
+    try:
+        client.execute("SELECT 1", {"fail": 1})
+    except utils.ServerError:
+        assert client.execute("SELECT 1") == "1\n"
+    assert len(set(Counting.ports)) == 1
+
+
 def test_an_idle_connection_is_not_trusted(client, monkeypatch):
     client.execute("SELECT 1")
     monkeypatch.setattr(clickhouse_keepalive, "IDLE", -1)

@@ -147,6 +147,20 @@ def test_a_host_that_is_down_is_named_and_the_next_run_goes_on(cluster, tmp_path
     ) == "3\n"
 
 
+def test_a_ledger_that_is_there_waits_for_no_host_and_a_new_one_says_whom_it_waits_for(cluster, tmp_path):
+    made = scripts(cluster, tmp_path)
+    made.write(init="CREATE TABLE t (tenant_id UUID) ENGINE = MergeTree ORDER BY tenant_id")
+    late = clickhouse_module.ServerError(159, "DDL task is not finished on 1 of 4 hosts (analytics4)")
+    cluster.fail["schema_ledger"] = late
+    with pytest.raises(ModuleFailed, match="(?s)analytics4.*has not executed it within 120 s.*then run again"):
+        made.apply()
+    cluster.fail.clear()
+    made.apply()
+    made.write(V1__more="ALTER TABLE t ADD COLUMN x Int")
+    cluster.fail["CREATE TABLE IF NOT EXISTS"] = late
+    assert made.apply()["applied"] == ["V1__more.sql"]
+
+
 def test_declarations_that_do_not_fit_the_server_are_refused(cluster, tmp_path):
     made = scripts(cluster, tmp_path, cluster={"name": "other", "sharding_key": "1"})
     made.write(init="SELECT 1")
