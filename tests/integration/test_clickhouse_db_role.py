@@ -235,3 +235,13 @@ def test_destroy_takes_everything_and_only_when_asked(bare, engine):
     assert bare.server() is None and bare.listing() == ""
     assert bare.run("id", "clickhouse", check=False).returncode
     assert bare.playbook(destroy, wanted).ok().count("changed") == 0
+
+
+def test_an_account_of_somebody_else_stays_as_it_is(bare, engine):
+    bare.run("useradd", "--system", "--home-dir", "/srv/analytics", "clickhouse")
+    before = bare.run("getent", "passwd", "clickhouse").stdout
+    run = bare.playbook(PLAY, engine, "--check").ok()
+    assert re.search(r" : Account\] \*+\nskipping: ", run.output), run.output
+    bare.playbook(role_play("clickhouse_db", "destroy"), {**engine, "clickhouse_db_destroy": True}).ok()
+    assert bare.run("getent", "passwd", "clickhouse").stdout == before
+    bare.run("userdel", "clickhouse")

@@ -12,7 +12,7 @@ FOUND = {
     "system": {"name": "Debian", "machine": "x86_64", "uid": 0, "systemd": True, "packages": "deb"},
     "files": {}, "directories": {}, "packages": {}, "services": {}, "ports": {},
     "certificate": None, "addresses": {"resolved": ["192.0.2.1"], "foreign": [], "error": None}, "link": None,
-    "macros": {}, "data": False,
+    "macros": {}, "data": False, "account": True,
 }
 CLUSTER = {
     "clickhouse_db_install_method": "archive", "clickhouse_db_version": "25.8.3.66", "clickhouse_db_cluster": "fw",

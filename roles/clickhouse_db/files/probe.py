@@ -109,12 +109,12 @@ def taken(ports, hosts, commands, ours):
     return found
 
 
-def user_exists(name):
-    """Whether the account is there."""
+def account(name):
+    """The account's comment, None where there is no such account."""
     try:
-        return bool(pwd.getpwnam(name))
+        return pwd.getpwnam(name).pw_gecos
     except KeyError:
-        return False
+        return None
 
 
 def answer(question):
@@ -136,7 +136,7 @@ def answer(question):
         "venv": importlib.util.find_spec("ensurepip") is not None,
         "debian": os.path.exists("/etc/debian_version"),
         "supervisor": shutil.which("supervisorctl") is not None,
-        "user": user_exists(question["user"]),
+        "account": account(question["user"]),
         "enabled": os.path.lexists(f"/etc/systemd/system/multi-user.target.wants/{question['service']}.service"),
         "strangers": strangers(question["marked"], question["mark"]),
         "files": {path: digest(path) for path in question["files"]},

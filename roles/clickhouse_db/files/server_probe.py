@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import pwd
 import re
 import shutil
 import socket
@@ -42,6 +43,14 @@ def output(*command):
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
     except OSError:
         return ""
+
+
+def exists(user):
+    """Whether the account is there."""
+    try:
+        return bool(pwd.getpwnam(user))
+    except KeyError:
+        return False
 
 
 def system():
@@ -143,7 +152,8 @@ def answer(question):
     """What is asked for.
 
     question: `files`, paths to hash; `directories`; `packages`, names; `units`; `ports`; `certificate` and `key`,
-    paths; `address`; `link`, a path; `macros`, a configuration file with <macros>; `data`, the server's directory.
+    paths; `address`; `link`, a path; `macros`, a configuration file with <macros>; `data`, the server's directory;
+    `user`, the name of its account.
     """
     macros = re.search(r"<macros\b[^>]*>(.*?)</macros>", content(question["macros"]), re.S)
     return {
@@ -157,6 +167,7 @@ def answer(question):
         "addresses": addresses(question["address"]),
         "link": os.path.realpath(question["link"]) if os.path.lexists(question["link"]) else None,
         "macros": dict(re.findall(r"<(\w+)>([^<]*)</", macros.group(1))) if macros else {},
+        "account": exists(question["user"]),
         "data": os.path.isdir(os.path.join(question["data"], "metadata")),
     }
 
