@@ -140,8 +140,37 @@ def test_ports_tls_and_keepers_are_what_was_declared(place):
 
 def test_logs_in_tables_end(place):
     root = ElementTree.fromstring(place.result["texts"][f"{place.etc}/config.d/frameworks.xml"])
-    logs = [one for one in root if one.tag.endswith("_log")]
-    assert len(logs) > 8 and {one.findtext("ttl") for one in logs} == {"event_date + INTERVAL 30 DAY DELETE"}
+    logs = {one.tag: one for one in root if one.tag.endswith("_log")}
+    # What the packages of 25.8 switch on, but for crash_log, which is empty unless the worst happens.
+    assert set(logs) == {
+        "asynchronous_insert_log", "asynchronous_metric_log", "backup_log", "blob_storage_log", "error_log",
+        "latency_log", "metric_log", "opentelemetry_span_log", "part_log", "processors_profile_log", "query_log",
+        "query_metric_log", "query_thread_log", "query_views_log", "s3queue_log", "text_log", "trace_log",
+    }
+    engine = logs.pop("opentelemetry_span_log").findtext("engine")
+    assert {one.findtext("ttl") for one in logs.values()} == {"event_date + INTERVAL 30 DAY DELETE"}
+    table = f"CREATE TABLE t (finish_date Date, finish_time_us UInt64) {engine}"
+    assert "TTL finish_date + toIntervalDay(30)" in place.local(f"SELECT formatQuery('{table}') AS q")[0]["q"]
+
+
+def test_metrics_are_served_on_request_only(place, tmp_path):
+    root = ElementTree.fromstring(place.result["texts"][f"{place.etc}/config.d/frameworks.xml"])
+    assert root.find("prometheus") is None
+    asked = Place(tmp_path, clickhouse_db_prometheus_port=9363)
+    root = ElementTree.fromstring(asked.result["texts"][f"{asked.etc}/config.d/frameworks.xml"])
+    assert (root.findtext("prometheus/port"), root.findtext("prometheus/endpoint")) == ("9363", "/metrics")
+
+
+def test_the_logs_files_turn_and_tls_has_its_minimum(place, tmp_path):
+    strict = Place(
+        tmp_path, clickhouse_db_tls_minimum="1.3", clickhouse_db_log_size="10M", clickhouse_db_log_count=3,
+        clickhouse_db_log_level="warning",
+    )
+    files = (f"{strict.etc}/config.d/frameworks.xml", "/etc/clickhouse-keeper/frameworks.xml")
+    for root in (ElementTree.fromstring(strict.result["texts"][path]) for path in files):
+        assert [root.findtext(f"logger/{name}") for name in ("level", "size", "count")] == ["warning", "10M", "3"]
+        for part in ("server", "client"):
+            assert root.findtext(f"openSSL/{part}/disableProtocols") == "sslv2,sslv3,tlsv1,tlsv1_1,tlsv1_2"
 
 
 def test_what_needs_no_restart_is_in_files_that_the_server_reloads(place, tmp_path):
