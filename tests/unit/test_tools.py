@@ -74,3 +74,57 @@ def test_a_python_that_is_too_old_is_named(tmp_path):
     old.chmod(0o755)
     done = run("tools/bootstrap", "requirements.txt", path=f"{tmp_path}:{os.defpath}")
     assert done.returncode == 1 and "3.11" in done.stderr and "Python 3.9.2" in done.stderr
+
+
+# In the place of ansible-playbook: hosts are those of GROUPS. A side goes on only when the other has begun as well.
+PLAYBOOK = """#!/bin/bash
+limit=all; while [ $# -gt 0 ]; do [ "$1" = --limit ] && limit=$2; [ "$1" = --list-hosts ] && list=1; shift; done
+if [ -n "$list" ]; then case " $GROUPS " in *" $limit "*) exit 0;; esac; exit 1; fi
+echo "$limit" >> "$LOG"
+case $limit in
+    prod_yugabyte) other=prod_clickhouse:prod_clickhouse_keeper;;
+    prod_clickhouse*) other=prod_yugabyte;;
+esac
+for _ in $(seq 200); do
+    if [ -z "$other" ] || grep -qx "$other" "$LOG"; then [ "$limit" != "$FAILS" ] || exit 4; exit 0; fi
+    sleep 0.05
+done
+exit 9
+"""
+
+
+def both_sides(folder, groups, *options, fails=""):
+    """Run it; (the finished process, for which hosts ansible-playbook ran)."""
+    (folder / "ansible-playbook").write_text(PLAYBOOK.replace("$GROUPS", groups).replace("$FAILS", fails).replace(
+        "$LOG", str(folder / "log")))
+    (folder / "ansible-playbook").chmod(0o755)
+    (folder / "log").touch()
+    done = run("tools/both_sides", "prod", *options, path=f"{folder}:{os.defpath}")
+    return done, sorted((folder / "log").read_text().split())
+
+
+SIDES = "prod_yugabyte prod_clickhouse prod_application"
+BOTH = ["prod_clickhouse:prod_clickhouse_keeper", "prod_yugabyte"]
+
+
+def test_both_sides_are_built_at_the_same_time_and_then_the_application(tmp_path):
+    done, hosts = both_sides(tmp_path, SIDES)
+    assert (done.returncode, hosts) == (0, ["prod_application", *BOTH]), done
+
+
+@pytest.mark.parametrize("fails", BOTH)
+def test_a_side_that_fails_is_named_and_the_application_is_left_alone(tmp_path, fails):
+    done, hosts = both_sides(tmp_path, SIDES, fails=fails)
+    assert (done.returncode, hosts) == (4, BOTH) and "failed, see the lines that begin with" in done.stderr
+
+
+@pytest.mark.parametrize("groups", ["prod_yugabyte", f"{SIDES} prod_yugabyte:&prod_clickhouse_keeper"])
+def test_where_a_host_is_on_both_sides_the_playbook_runs_once(tmp_path, groups):
+    done, hosts = both_sides(tmp_path, groups)
+    assert (done.returncode, hosts) == (0, ["all"]), done
+
+
+@pytest.mark.parametrize("option", ["-l", "--limit=x", "--ask-vault-pass"])
+def test_what_two_runs_cannot_share_is_refused(tmp_path, option):
+    done, hosts = both_sides(tmp_path, SIDES, option)
+    assert (done.returncode, hosts) == (2, []) and "ANSIBLE_VAULT_PASSWORD_FILE" in done.stderr
