@@ -144,6 +144,8 @@ def test_a_setting_is_reloaded_and_only_some_restart_the_server(cluster):
     assert cluster.query("SHOW jit") == "off"
     assert cluster.pid == pid
     settings["max_connections"] = 33
+    assert changed(cluster.run("--check", postgres_server_settings=settings)) > 0
+    assert cluster.query("SELECT count(*) FROM pg_settings WHERE pending_restart") == 0
     assert changed(cluster.run(postgres_server_settings=settings)) > 0
     assert cluster.query("SHOW max_connections") == "33"
     assert cluster.pid != pid
