@@ -172,7 +172,8 @@ def test_the_playbook_prints_a_report_and_succeeds(tmp_path, up):
             "clickhouse_db_admin_password": "s3cret of the admin", "application_settings_path": str(tmp_path / "none"),
             "schema_load_postgresql_login_host": postgres.host, "schema_load_postgresql_login_port": postgres.port,
             "schema_load_postgresql_login_password": "pg secret", "schema_load_postgresql_ssl_mode": "prefer",
-            "schema_load_clickhouse_login_host": clickhouse.host, "schema_load_clickhouse_login_port": clickhouse.http_port,
+            "schema_load_clickhouse_login_host": clickhouse.host,
+            "schema_load_clickhouse_login_port": clickhouse.http_port,
         }}}))
         run = run_playbook(tmp_path, ROOT / "playbooks/diagnose.yml", None, "-i", str(inventory), "-vvv").ok()
     finally:

@@ -1,5 +1,6 @@
 """Say in one JSON object what the role has to know about the machine. The question is a JSON object, the argument."""
 
+import fcntl
 import hashlib
 import importlib.util
 import ipaddress
@@ -109,6 +110,16 @@ def taken(ports, hosts, commands, ours):
     return found
 
 
+def wait_for_start(directory):
+    """Return when no other run is just starting the server, which it does with a lock on its configuration's folder."""
+    try:
+        folder = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return  # nobody has put a configuration there yet
+    fcntl.flock(folder, fcntl.LOCK_SH)
+    os.close(folder)
+
+
 def account(name):
     """The account's comment, None where there is no such account."""
     try:
@@ -124,6 +135,7 @@ def answer(question):
     {variable: port}; `hosts`, addresses to listen on; `launcher` and `config`, by which the server's process is known;
     `service`; `user`.
     """
+    wait_for_start(os.path.dirname(question["config"]))
     commands = processes()
     config = f"--config-file={question['config']}"
     ours = [number for number, command in commands.items() if question["launcher"] in command and config in command]
