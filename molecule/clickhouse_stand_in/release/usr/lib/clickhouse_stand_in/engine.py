@@ -8,6 +8,7 @@ import os
 import secrets
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 from xml.sax.saxutils import escape
@@ -51,6 +52,7 @@ class Engine:
         self.directory = directory
         self.password = secrets.token_hex(16)  # every user's, behind the stand-in
         self._process = None
+        self._requests, self._done = 0, threading.Condition()
 
     def start(self, users, profiles, clusters, macros):
         """Run with these. users: {name: (grants or None for all, number of passwords, profile, default database)}.
@@ -66,7 +68,7 @@ class Engine:
             f"--config-file={self.directory}/config.xml", f"--path={self.directory}/data", f"--http_port={HTTP_PORT}",
             f"--tcp_port={NATIVE_PORT}", "--listen_host=0.0.0.0", "--query", SERVE,
         ], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, stdin=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while True:
             try:
                 if self.ask("GET", "/ping")[0] == 200:
@@ -78,12 +80,14 @@ class Engine:
             time.sleep(0.1)
 
     def ended(self):
-        """Whether the process has ended by itself."""
-        return self._process is not None and self._process.poll() is not None
+        """The exit status of a process that has ended by itself, or None."""
+        return self._process.poll() if self._process else None
 
     def stop(self):
-        """End the process."""
+        """End the process, after what it is doing."""
         if self._process is not None:
+            with self._done:
+                self._done.wait_for(lambda: not self._requests, 20)
             self._process.terminate()
             self._process.wait(30)
             self._process = None
@@ -133,6 +137,8 @@ class Engine:
     def ask(self, method, path, body=None, user=None, headers=None):
         """(status, headers, body) of a request to the engine, as `user`."""
         connection = http.client.HTTPConnection("127.0.0.1", HTTP_PORT, timeout=300)
+        with self._done:
+            self._requests += bool(user)
         try:
             login = {"X-ClickHouse-User": user, "X-ClickHouse-Key": self.password} if user else {}
             connection.request(method, path, body, {**(headers or {}), **login})
@@ -140,6 +146,9 @@ class Engine:
             return answer.status, answer.headers, answer.read()
         finally:
             connection.close()
+            with self._done:
+                self._requests -= bool(user)
+                self._done.notify_all()
 
     def query(self, sql, user, **settings):
         """(status, text) of a statement."""

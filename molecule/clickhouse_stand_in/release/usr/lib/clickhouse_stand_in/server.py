@@ -33,6 +33,7 @@ _DDL = re.compile(
     r"\s*(?:CREATE|ALTER|DROP|RENAME|TRUNCATE|EXCHANGE)\s+(?:OR\s+REPLACE\s+)?(?:MATERIALIZED\s+)?(?:TABLE|VIEW|DICTIONARY)\s+"
     r"(?:IF\s+(?:NOT\s+)?EXISTS\s+)?(?:`?(\w+)`?\.)?`?\w+", re.I
 )
+_READS = re.compile(r"\s*(?:SELECT|WITH|SHOW|EXISTS|DESC)", re.I)
 _SYNC = re.compile(r"\s*SYSTEM\s+SYNC\s+REPLICA\s+(\S+)", re.I)
 _INSERT = re.compile(r"\s*INSERT\s+INTO\s+(?:TABLE\s+)?(?:`?(\w+)`?\.)?`?(\w+)`?", re.I)
 # clickhouse_cluster's questions. The engine knows the cluster too, but only since it was last started.
@@ -190,8 +191,10 @@ class Server:
     def ready(self):
         """Start the engine, or start it anew with other users or clusters."""
         with self.lock:
-            if not self.dirty and not self.engine.ended():
+            status = self.engine.ended()
+            if not self.dirty and status is None:
                 return
+            log.info("starting the engine: %s", "other settings" if status is None else f"it ended with {status}")
             self.dirty = False
             users = {
                 user.tag: (None, 1, "default", "") for user in self.users
@@ -269,12 +272,20 @@ class Server:
         return status, found, self.disguise(sql, body)
 
     def to_engine(self, user, sql, parameters, headers):
-        self.ready()
         known = {name: value for name, value in parameters.items() if name not in ("user", "password", "query")}
         known.pop("database_replicated_allow_replicated_engine_arguments", None)
-        status, found, body = self.engine.ask(
-            "POST", f"/?{urllib.parse.urlencode(known)}", self.plain(sql).encode(), user, headers
-        )
+        for last in (False, True):
+            self.ready()
+            try:
+                status, found, body = self.engine.ask(
+                    "POST", f"/?{urllib.parse.urlencode(known)}", self.plain(sql).encode(), user, headers
+                )
+                break
+            except OSError as error:
+                log.warning("the engine: %r: %s", error, sql[:200])
+                if last or not _READS.match(sql):
+                    raise
+                time.sleep(1)  # it may be about to end
         kept = ("X-ClickHouse-Exception-Code", "X-ClickHouse-Format", "Content-Type")
         return status, {name: found[name] for name in kept if name in found}, body
 
