@@ -152,6 +152,16 @@ class Cluster:
                     if tablet["leader"] == one:
                         tablet["leader"] = min(filter(self._serves, tablet["replicas"]), key=self._led, default=None)
                     return True
+        load = {one: sum(one in tablet["replicas"] for tablet in self.tablets) for one in self.tservers}
+        for tablet, one in ((tablet, one) for tablet in self.tablets for one in tablet["replicas"]):
+            rest = [other for other in tablet["replicas"] if other != one]
+            for other in self.tservers:
+                lighter = self._serves(one) and load[other] + 1 < load[one]
+                if lighter and self._may_hold(other, tablet) and self._zones_kept([*rest, other]):
+                    tablet["replicas"] = [*rest, other]
+                    if tablet["leader"] == one:
+                        tablet["leader"] = min(filter(self._serves, tablet["replicas"]), key=self._led)
+                    return True
         for tablet in self.tablets:
             if not tablet["leader"]:
                 continue

@@ -231,3 +231,10 @@ def test_data_stays_where_no_other_zone_can_take_it():
     world.cluster.change_blacklist(False, "ADD", "h1:9100")
     world.step(5)
     assert world.cluster.moves_left(False)[0] == 12
+
+
+def test_a_new_node_gets_its_share():
+    world = World()
+    world.tservers.append(4)
+    world.step(5)
+    assert {one["user_total"] + one["system_total"] for one in world.cluster.tablet_servers()} == {9}
