@@ -153,7 +153,7 @@ class Cluster:
                         tablet["leader"] = min(filter(self._serves, tablet["replicas"]), key=self._led, default=None)
                     return True
         load = {one: sum(one in tablet["replicas"] for tablet in self.tablets) for one in self.tservers}
-        for tablet, one in ((tablet, one) for tablet in self.tablets for one in tablet["replicas"]):
+        for tablet, one in [(each, one) for each in self.tablets for one in each["replicas"]]:
             rest = [other for other in tablet["replicas"] if other != one]
             for other in self.tservers:
                 lighter = self._serves(one) and load[other] + 1 < load[one]
