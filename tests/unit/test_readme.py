@@ -1,0 +1,33 @@
+"""What the README shows has to be what the inventory and the playbooks are."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PICTURE = README.split("```mermaid")[1].split("```")[0]
+PROD = yaml.safe_load((ROOT / "inventories/prod/hosts.yml").read_text())
+
+
+def test_the_picture_has_every_host_of_prod_in_its_zone():
+    hosts = {name.split(".")[0]: variables or {}
+             for group in PROD.values() for name, variables in group.get("hosts", {}).items()}
+    assert set(hosts) == set(re.findall(r"\b(?:app|db|analytics|keeper)\d\b", PICTURE))
+    for name, variables in hosts.items():
+        zone = variables.get("yugabyte_db_zone") or variables.get("clickhouse_db_zone")
+        if zone:
+            assert f'{name}["{name}, {zone.replace("-", " ")}' in PICTURE
+    for shard in {variables["clickhouse_db_shard"] for name, variables in hosts.items() if name.startswith("analytics")}:
+        inside = PICTURE.split(f'subgraph shard{shard}[')[1].split("end")[0]
+        assert set(re.findall(r"analytics\d", inside)) == {
+            name for name, variables in hosts.items() if variables.get("clickhouse_db_shard") == shard
+        }
+
+
+def test_every_playbook_and_role_that_is_named_is_there():
+    for name in set(re.findall(r"\b([a-z_]+\.yml)\b", README)) - {"galaxy.yml", "requirements.yml", "hosts.yml"}:
+        assert (ROOT / "playbooks" / name).exists(), name
+    roles = {path.name for path in (ROOT / "roles").iterdir()}
+    assert set(re.findall(r"\]\(roles/([a-z_]+)/README.md\)", README)) == roles
