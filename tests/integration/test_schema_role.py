@@ -1,12 +1,18 @@
 """The role schema_load and the playbook plan.yml, run as an operator runs them."""
 
 import json
+import re
 
 import pytest
 import yaml
 from support.playbooks import ROOT, role_play, run_playbook
 
 PASSWORD = "pass'word \"$%@:ü"
+
+
+def changed(run):
+    """How many sets a run has changed."""
+    return len(re.findall(r"^changed: .*\(item=", run.output, re.MULTILINE))
 
 
 @pytest.fixture
@@ -58,10 +64,10 @@ def folder(tmp_path):
 def test_both_engines(folder, variables, postgres, postgres_database, clickhouse, clickhouse_database, owner):
     play = role_play("schema_load")
     checked = run_playbook(folder, play, variables, "--check", "--diff").ok()
-    assert checked.count("changed") == 2 and "CREATE TABLE a" in checked.output
+    assert changed(checked) == 2 and "CREATE TABLE a" in checked.output
     assert not postgres.query("SELECT 1 FROM pg_namespace WHERE nspname = 'schema_ledger'", database=postgres_database)
     first = run_playbook(folder, play, variables, "-vvv").ok()
-    assert first.count("changed") == 2
+    assert changed(first) == 2
     assert PASSWORD not in first.output and json.dumps(PASSWORD)[1:-1] not in first.output
     assert "s3cret" not in first.output
     assert postgres.query("SELECT t FROM b", database=postgres_database) == [("{{ n }} ${n}",)]
@@ -70,9 +76,9 @@ def test_both_engines(folder, variables, postgres, postgres_database, clickhouse
         "SELECT relowner::regrole::text FROM pg_class WHERE relname = 'a'", database=postgres_database
     ) == [(owner,)]
     second = run_playbook(folder, play, variables).ok()
-    assert second.count("changed") == 0
+    assert changed(second) == 0
     seeded = run_playbook(folder, play, {**variables, "schema_load_demo_seed": True}).ok()
-    assert seeded.count("changed") == 2
+    assert changed(seeded) == 2
     assert clickhouse.query(f"SELECT n FROM {clickhouse_database}.a ORDER BY n") == "2\n3\n"
 
 
@@ -122,7 +128,7 @@ def test_repair_by_set_and_script(folder, variables):
     run = run_playbook(folder, play, variables)
     assert run.code == 2 and "V2__b.sql was changed" in run.output
     run_playbook(folder, play, {**variables, "schema_load_repair": ["pg/V2__b.sql"]}).ok()
-    assert run_playbook(folder, play, variables).ok().count("changed") == 0
+    assert changed(run_playbook(folder, play, variables).ok()) == 0
 
 
 def test_long_scripts_are_copied_when_they_are_needed(
@@ -132,11 +138,11 @@ def test_long_scripts_are_copied_when_they_are_needed(
     (folder / "files/pg/V3__long.sql").write_text("-- " + "x" * 300_000 + "\n" + row)
     (folder / "files/ch/V3__long.sql").write_text("-- " + "x" * 300_000 + "\n" + row)
     play = role_play("schema_load")
-    assert run_playbook(folder, play, variables, "--check").ok().count("changed") == 2
-    assert run_playbook(folder, play, variables).ok().count("changed") == 2
+    assert changed(run_playbook(folder, play, variables, "--check").ok()) == 2
+    assert changed(run_playbook(folder, play, variables).ok()) == 2
     assert clickhouse.query(f"SELECT count() FROM {clickhouse_database}.a") == "2\n"
     assert postgres.query("SELECT count(*) FROM a", database=postgres_database) == [(2,)]
-    assert run_playbook(folder, play, variables).ok().count("changed") == 0
+    assert changed(run_playbook(folder, play, variables).ok()) == 0
 
 
 @pytest.mark.parametrize(
