@@ -24,7 +24,7 @@ from . import access, config, keeper
 from .engine import Engine
 
 VERSION_FILE = Path(__file__).resolve().parents[3] / "version"
-POLL, STALE = 0.8, 5.0
+POLL, SOON, STALE = 0.8, 0.2, 5.0
 AUTHENTICATION, DENIED, READ_ONLY, NO_KEEPER, TIMEOUT, UNKNOWN_TABLE = 516, 497, 242, 999, 159, 60
 _REPLICATED = re.compile(r"\bReplicated(?=\w*MergeTree\b)")
 _ARGUMENTS = re.compile(r"(\bReplicated\w*MergeTree\()\s*'[^']*'\s*,\s*'[^']*'\s*,?\s*")
@@ -134,7 +134,8 @@ class Server:
         return time.monotonic() - self.heard < STALE
 
     def follow(self):
-        """Take in what the others have written, for ever."""
+        """Take in what the others have written, for ever; more often for a while after there was something."""
+        length, news = len(self.log), 0.0
         while True:
             try:
                 self.read_configuration()
@@ -143,7 +144,9 @@ class Server:
                 pass
             except Exception:
                 log.exception("following the log")
-            time.sleep(POLL)
+            if len(self.log) > length:
+                length, news = len(self.log), time.monotonic()
+            time.sleep(SOON if time.monotonic() - news < 3 else POLL)
 
     def catch_up(self):
         with self.applying:
@@ -159,7 +162,8 @@ class Server:
                 self.apply(self.log[self.applied])
                 self.applied += 1
                 self.save()
-            self.ask_keeper({"alive": self.replica, "applied": self.applied, "read": len(self.log)})
+            if answer["entries"]:
+                self.ask_keeper({"alive": self.replica, "applied": self.applied, "read": len(self.log)})
 
     def save(self):
         self.saved.write_text(json.dumps({"applied": self.applied, "databases": self.databases}))
