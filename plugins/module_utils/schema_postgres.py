@@ -158,7 +158,9 @@ class PostgresBackend:
         elif self._transactional(step.script):
             self._apply_transaction(step.script, scan)
         else:
-            self.run(self.connection, self.fresh_session() or "SELECT 1")
+            reset = self.fresh_session()
+            if reset:
+                self.run(self.connection, reset)
             apply_stepwise(self, step, scan)
 
     def execute(self, statement):

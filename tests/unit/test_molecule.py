@@ -60,3 +60,9 @@ def test_every_step_of_a_scenario_has_its_playbook(scenario):
         # It leaves a named one out as well where the default one is not there.
         for playbook in filter(None, (named, playbooks.get(action, f"{action}.yml"))):
             assert (folder / playbook).is_file(), step
+
+
+def test_without_names_every_scenario_runs():
+    """They are listed in the tool for their order, which the folder does not know."""
+    listed = (ROOT / "tools/molecule").read_text().split("|| scenarios=(")[1].split(")")[0].split()
+    assert sorted(listed) == SCENARIOS
