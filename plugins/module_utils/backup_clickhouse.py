@@ -72,7 +72,7 @@ class ClickHouseBackup:
 
     def create(self, folder, databases, base):
         """Back `databases` up into `folder`, on top of the Backup `base` where there is one. Returns the manifest."""
-        before = {name: self.contents(name) for name in databases}
+        before, parts = ({name: look(name) for name in databases} for look in (self.contents, self._parts))
         settings = f" SETTINGS base_backup = {self._place(base.path)}" if base else ""
         what = ", ".join(f"DATABASE {quote_identifier(name)}" for name in databases)
         self._run(f"BACKUP {what} TO {self._place(folder)}{settings} ASYNC")
@@ -80,9 +80,11 @@ class ClickHouseBackup:
             raise BackupError(f"The server has written the backup, but not to {folder} here: run this on its own host.")
         entries = {}
         for name in databases:
-            after = self.contents(name)
+            after, parts_after = self.contents(name), self._parts(name)
             for table, found in before[name].items():
-                if after.get(table, {}).get("rows") != found["rows"]:
+                # Rows that come, and a merge that folds them, can end with the number that there was before.
+                unchanged = parts[name].get(table) == parts_after.get(table)
+                if not unchanged or after.get(table, {}).get("rows") != found["rows"]:
                     found["rows"] = None  # written to in the meantime, they prove nothing
             size = sum(row["size"] for row in before[name].values())
             entries[name] = {"tables": before[name], "size": size, "ledger": ledger(self.client, name)}
@@ -105,6 +107,13 @@ class ClickHouseBackup:
                 "columns": hashlib.sha256(repr(columns.get(name)).encode()).hexdigest()[:12],
             } for name, row in self._tables(database).items() if not name.startswith(".inner")
         }
+
+    def _parts(self, database):
+        """{table: names of its parts}; a name that is gone never comes back."""
+        return {row["table"]: row["parts"] for row in self.client.rows(
+            "SELECT table, arraySort(groupArray(name)) AS parts FROM system.parts "
+            f"WHERE active AND database = {quote_string(database)} GROUP BY table"
+        )}
 
     def _tables(self, database):
         return {row["name"]: row for row in self.client.rows(
