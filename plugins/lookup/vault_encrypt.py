@@ -40,10 +40,7 @@ from ansible.errors import AnsibleError, AnsibleLookupError
 from ansible.parsing.vault import VaultLib, match_encrypt_secret
 from ansible.plugins.lookup import LookupBase
 
-try:
-    from ansible.parsing.vault import VaultSecretsContext
-except ImportError:  # ansible-core before 2.19
-    VaultSecretsContext = None
+from ..plugin_utils.vault import vault_secrets
 
 
 class LookupModule(LookupBase):
@@ -52,8 +49,7 @@ class LookupModule(LookupBase):
     def run(self, terms, variables=None, **kwargs):
         """The encrypted texts; AnsibleLookupError where there is no vault password."""
         self.set_options(var_options=variables, direct=kwargs)
-        # A loader's secrets are all that there is of them outside of the command line's own code.
-        secrets = VaultSecretsContext.current().secrets if VaultSecretsContext else self._loader._vault.secrets
+        secrets = vault_secrets(self._loader)
         try:
             if not secrets:
                 raise AnsibleError("none")
