@@ -11,6 +11,8 @@ BIN := $(CURDIR)/$(VENV)/bin
 PLAY := tools/play
 export PATH := $(BIN):$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# With the one, Python reads every module from its standard input byte by byte; with the other, it compiles files again and again.
+unexport PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE
 
 ##@ Development environment
 .PHONY: dev dev-check dev-destroy verify

@@ -105,11 +105,11 @@ def _integers(value, kind):
 class Client:
     """One server's HTTP interface. Every statement is a request of its own; `session` ties several together.
 
-    `params` are the options of LOGIN_SPEC. keep_alive: use one connection for all requests; use_proxy must be off.
+    `params` are the options of LOGIN_SPEC. All requests use one connection, unless a proxy is used.
     ConnectionFailed where the options do not make sense; nothing is sent yet.
     """
 
-    def __init__(self, params, keep_alive=False):
+    def __init__(self, params):
         self.user = params.get("login_user") or "default"
         self.tls = bool(params.get("tls"))
         self.host = params.get("login_host") or "localhost"
@@ -123,15 +123,15 @@ class Client:
         bracketed = f"[{self.host}]" if ":" in self.host else self.host
         self.address = f"{'https' if self.tls else 'http'}://{bracketed}:{self.port}"
         self._headers = self._credentials(params.get("login_password") or "")
-        if keep_alive:
-            self._request = KeepAlive(self.host, self.port, self.timeout, self._context(params) if self.tls else None)
-        else:
+        if params.get("use_proxy"):
             from ansible.module_utils.urls import Request  # takes its time, and is not needed otherwise
 
             self._request = Request(
-                use_proxy=bool(params.get("use_proxy")), timeout=self.timeout, follow_redirects="none",
-                use_netrc=False, context=self._context(params),
+                use_proxy=True, timeout=self.timeout, follow_redirects="none", use_netrc=False,
+                context=self._context(params),
             )
+        else:
+            self._request = KeepAlive(self.host, self.port, self.timeout, self._context(params) if self.tls else None)
         self._version = None
 
     def _credentials(self, password):

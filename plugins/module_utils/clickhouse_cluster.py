@@ -61,7 +61,7 @@ def read_node(params, cluster, host, shard=None, replica=None):
     """A Node, by login with `params` to that host; what stands in the way is its `error`."""
     node = Node(host, shard, replica)
     try:
-        client = Client({**params, "login_host": host}, keep_alive=not params.get("use_proxy"))
+        client = Client({**params, "login_host": host})
         first = client.rows(_KNOWN)[0]
         node.version, node.uptime = first["version"], first["uptime"]
         node.members = read_members(client, cluster)

@@ -33,7 +33,7 @@ class ClickHouseBackend:
         self.place = Cluster(params["cluster"], context.database) if params.get("cluster") else OneServer()
 
     def _client(self):
-        return Client(self.params, keep_alive=not self.params.get("use_proxy"))
+        return Client(self.params)
 
     def open(self):
         """Connect. Raises ClickHouseError where the server cannot be reached or is too old."""

@@ -51,10 +51,11 @@ class Bench:
         """Seconds that the playbook took. RuntimeError with its output where it failed."""
         program = Path(sys.executable).with_name("ansible-playbook")
         command = [program, playbook, "--limit", "dev", "-e", f"@{self.variables}", *options]
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+        environment.pop("PYTHONUNBUFFERED", None)  # as make does
         began = time.perf_counter()
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+            command, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=environment,
         )
         seconds = time.perf_counter() - began
         if done.returncode:

@@ -63,7 +63,7 @@ def client(request, tmp_path):
     Counting.ports = []
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield utils.Client({**login, "login_port": server.server_address[1]}, keep_alive=True)
+    yield utils.Client({**login, "login_port": server.server_address[1]})
     server.shutdown()
     thread.join()
     server.server_close()
@@ -95,6 +95,6 @@ def test_an_idle_connection_is_not_trusted(client, monkeypatch):
 
 @pytest.mark.parametrize("client", [True], indirect=True)
 def test_a_certificate_of_nobody_is_refused(client):
-    stranger = utils.Client({"login_host": "127.0.0.1", "login_port": client.port, "tls": True}, keep_alive=True)
+    stranger = utils.Client({"login_host": "127.0.0.1", "login_port": client.port, "tls": True})
     with pytest.raises(utils.ConnectionFailed, match="certificate"):
         stranger.execute("SELECT 1")

@@ -550,7 +550,7 @@ def test_a_lost_connection_is_never_asked_twice():
 
         server = threading.Thread(target=serve)
         server.start()
-        client = module.Client({"login_host": "127.0.0.1", "login_port": listener.getsockname()[1]}, keep_alive=True)
+        client = module.Client({"login_host": "127.0.0.1", "login_port": listener.getsockname()[1]})
         client.execute("SELECT 1")
         with pytest.raises(module.ConnectionFailed):
             client.execute("INSERT INTO t VALUES (1)")

@@ -133,7 +133,7 @@ def answer(question):
 
     question: `files`, paths to hash; `marked`, paths that hold `mark` if they are the role's; `directories`; `ports`,
     {variable: port}; `hosts`, addresses to listen on; `launcher` and `config`, by which the server's process is known;
-    `service`; `user`.
+    `service`; `user`; `wanted`, which is given back.
     """
     wait_for_start(os.path.dirname(question["config"]))
     commands = processes()
@@ -153,6 +153,7 @@ def answer(question):
         "strangers": strangers(question["marked"], question["mark"]),
         "files": {path: digest(path) for path in question["files"]},
         "directories": {path: os.path.isdir(path) for path in question["directories"]},
+        "wanted": question["wanted"],
         "running": [commands[number] for number in ours],
         "taken": taken(question["ports"], question["hosts"], commands, ours),
     }
