@@ -40,7 +40,9 @@ MINIMUM_VERSION = (22, 8)
 AUTHENTICATION_CODES = (192, 193, 194, 195, 516)
 ACCESS_DENIED = 497
 
-_ESCAPES = {"\\": "\\\\", "\0": "\\0", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_ESCAPES = str.maketrans(
+    {"\\": "\\\\", "\0": "\\0", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+)
 _CODE = re.compile(r"Code: (\d+)[.,]")
 _PREFIX = re.compile(r"^(?:Code: \d+[.,] *)?(?:e\.displayText\(\) = *)?(?:DB::(?:\w*Exception): *)?")
 _SUFFIX = re.compile(r" *(?:\(version [^()]*(?:\([^()]*\))?\))\s*$")
@@ -74,8 +76,7 @@ class AuthenticationFailed(ServerError):
 
 
 def _quoted(text, quote):
-    escaped = "".join(_ESCAPES.get(character, character) for character in text)
-    return quote + escaped.replace(quote, "\\" + quote) + quote
+    return quote + text.translate(_ESCAPES).replace(quote, "\\" + quote) + quote
 
 
 def quote_string(text):

@@ -12,7 +12,42 @@ import urllib.error
 import urllib.parse
 
 IDLE = 2.0  # seconds after which the server may have closed the connection, at whatever keep_alive_timeout it has
+SMALL = 1 << 16  # bytes of a request that are sent at once
 CONNECT = 10.0  # seconds; statements may take longer, reaching the server does not
+
+
+class _AtOnce:
+    """For a connection of http.client, which sends header and body of a request one after the other: as one."""
+
+    _parts = None
+
+    def send(self, data):
+        """Keep what belongs to the same request as what follows."""
+        if self._parts is None or len(data) > SMALL:
+            self.flush()
+            super().send(data)
+        else:
+            self._parts.append(data)
+
+    def flush(self):
+        """Send what was kept."""
+        parts, self._parts = self._parts, None
+        if parts:
+            super().send(b"".join(parts))
+
+    def request(self, *arguments):
+        """As there."""
+        self._parts = []
+        super().request(*arguments)
+        self.flush()
+
+
+class _Http(_AtOnce, http.client.HTTPConnection):
+    pass
+
+
+class _Https(_AtOnce, http.client.HTTPSConnection):
+    pass
 
 
 class KeepAlive:
@@ -28,9 +63,9 @@ class KeepAlive:
     def _connect(self):
         timeout = min(CONNECT, self._timeout)
         if self._context:
-            connection = http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._context)
+            connection = _Https(self._host, self._port, timeout=timeout, context=self._context)
         else:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+            connection = _Http(self._host, self._port, timeout=timeout)
         connection.connect()
         connection.sock.settimeout(self._timeout)
         return connection

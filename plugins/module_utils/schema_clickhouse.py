@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .clickhouse import AuthenticationFailed, ClickHouseError, Client, ConnectionFailed, ServerError, quote_string
 from .ledger_clickhouse import TABLE, ClickHouseLedger, Lease
-from .schema_clickhouse_cluster import Cluster, OneServer
+from .schema_clickhouse_server import OneServer
 from .schema_clickhouse_steps import apply_stepwise
 from .schema_plan import LedgerError
 from .sql_clickhouse import ClickHouseSplitter
@@ -29,8 +29,15 @@ class ClickHouseBackend:
 
     def __init__(self, params, context, engine):
         self.params, self.context, self.engine = params, context, engine
-        self.client = self.ledger = self.lock = None
-        self.place = Cluster(params["cluster"], context.database) if params.get("cluster") else OneServer()
+        self.client = self.ledger = self.lock = self.functions = None
+        self.place = self._place()
+
+    def _place(self):
+        if not self.params.get("cluster"):
+            return OneServer()
+        from .schema_clickhouse_cluster import Cluster  # takes its time, and is not needed otherwise
+
+        return Cluster(self.params["cluster"], self.context.database)
 
     def _client(self):
         return Client(self.params)
@@ -59,7 +66,10 @@ class ClickHouseBackend:
         self.create_ledger()
 
     def objects(self):
-        """The live schema: every object's name to its formatted CREATE statement."""
+        """The live schema: every object's name to its formatted CREATE statement.
+
+        Functions are asked for once, and again after `functions` was set to None.
+        """
         where = (
             f"WHERE database = {quote_string(self.context.database)} AND NOT startsWith(name, '{TABLE}') "
             "AND NOT startsWith(name, '.inner')"
@@ -74,11 +84,12 @@ class ClickHouseBackend:
             if error.code != _UNKNOWN_FUNCTION:
                 raise
             rows = self.client.rows(f"SELECT {columns.format('create_table_query')} FROM system.tables {where}")
-        rows += self.client.rows(
-            "SELECT name, 'function' AS engine, create_query AS definition FROM system.functions "
-            "WHERE origin = 'SQLUserDefined'"
-        )
-        kinds = {**_KINDS, "function": "function"}
+        if self.functions is None:  # the server is slow to list them, with all its own
+            self.functions = self.client.rows(
+                "SELECT name, 'function' AS engine, create_query AS definition FROM system.functions "
+                "WHERE origin = 'SQLUserDefined'"
+            )
+        kinds, rows = {**_KINDS, "function": "function"}, [*rows, *self.functions]
         return {f"{kinds.get(row['engine'], 'table')} {row['name']}": row["definition"] for row in rows}
 
     def record(self, entry):

@@ -10,44 +10,13 @@ import re
 
 from .clickhouse import ServerError, quote_string
 from .clickhouse_engines import EngineError, Topology, everywhere, rewrite, sharded_tables
+from .schema_clickhouse_server import OneServer
 from .schema_plan import Refused
 from .sql_script import ScriptError
 
 TIMEOUT_EXCEEDED = 159
 _CHANGES_TABLES = re.compile(r"\s*(?:CREATE|REPLACE|DROP)\b", re.I)
 _ROWS = re.compile(r"\s*(?:INSERT|DELETE|UPDATE|SELECT|WITH)\b", re.I)
-
-
-class OneServer:
-    """A database of a server of its own: statements are what the script says."""
-
-    settings = {}
-    sync_settings = None
-
-    def guard(self, client):
-        """Nothing can be wrong."""
-
-    def statements(self, text):
-        """The statements to execute for one of a script."""
-        return [text]
-
-    def check(self, statements, fill):
-        """Every statement can be executed."""
-
-    def everywhere(self, text):
-        """The statements that make a table of the ledger, with the settings that they need."""
-        return [text], {}
-
-    def sync(self, client, table):
-        """A table of the ledger has all its rows."""
-
-    def can_run_again(self, text):
-        """Whether a statement that was cut off can simply be executed again."""
-        return False
-
-    def advice(self, error):
-        """What else to say of a server's error."""
-        return ""
 
 
 class Cluster(OneServer):

@@ -27,6 +27,7 @@ _CREATES = re.compile(
 )
 _FILLS = re.compile(r"\bPOPULATE\b|^CREATE\s+TABLE\b.*\bAS\s*\(?\s*(?:SELECT|WITH)\b|\bCLONE\s+AS\b", re.I | re.S)
 _THERE_ALREADY = (57, 82, 487, 609)  # a table, database, dictionary, function of this name
+_FUNCTION = re.compile(r"\bFUNCTION\b", re.I)
 _SESSION = re.compile(r"(?:SET|USE)\s+(?!.*\bROLE\b)", re.I)
 _LINE = re.compile(r"\(line (\d+), col \d+\)")
 HEAD = 2000  # characters of a statement in which the names of its tables are looked for
@@ -115,6 +116,8 @@ class _Run:
         self.backend.ledger.write(self.row("running"), f"concat({quote_string(known)}, {state}, '}}')")
 
     def _execute(self, statement, forgive=()):
+        if _FUNCTION.search(statement.text[:HEAD]):
+            self.backend.functions = None
         try:
             for part, text in enumerate(self.backend.place.statements(self.placeholders.fill(statement.text))):
                 self.client.execute(

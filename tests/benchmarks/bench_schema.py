@@ -22,26 +22,25 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "collections")]
 from support.clickhouse import ADMIN, ADMIN_PASSWORD, ClickHouseServer  # noqa: E402
 from support.postgres import PostgresServer  # noqa: E402
 
-RUN = (
-    "import json, sys; from support.modules import run_module; "
-    "print(len(run_module('schema_apply', json.load(sys.stdin))['applied']))"
-)
+MODULE = "ansible_collections.frameworks.database.plugins.modules.schema_apply"
 
 
 def apply(options):
     """Apply a set in a process of its own; (seconds, scripts applied, peak of its memory in MB)."""
-    began = time.perf_counter()
-    with subprocess.Popen(
-        [sys.executable, "-c", RUN],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[:2])},
-    ) as process:
-        said, _ = process.communicate(json.dumps({"remote_src": True, **options}))
-        if process.returncode:
-            raise RuntimeError(said)
-    return time.perf_counter() - began, int(said), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    arguments = {"remote_src": True, **options}
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"ANSIBLE_MODULE_ARGS": arguments}, file)
+        file.flush()
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", MODULE, file.name], stdout=subprocess.PIPE, text=True, check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "collections")},
+        )
+        seconds = time.perf_counter() - began
+    if done.returncode:
+        raise RuntimeError(done.stdout)
+    applied = json.loads(done.stdout)["applied"]
+    return seconds, len(applied), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
 def timed(command, **options):

@@ -292,6 +292,23 @@ def test_drift_is_named_and_survives_the_next_run(engine, made):
     assert not made.apply(accept_drift=True)["changed"]
 
 
+def test_a_function_of_a_script_is_no_drift_and_one_made_by_hand_is(engine, made):
+    """ClickHouse's are the server's, so their names are this test's own."""
+    name, form = f"twice_{engine.database}", "(n int) RETURNS int LANGUAGE sql AS 'SELECT n * 2'"
+    if engine.name == "clickhouse":
+        form = "AS n -> n * 2"
+    made.write(V1__table=engine.create("t")).apply()
+    try:
+        made.write(V2__function=f"CREATE /* ; */ FUNCTION {name} {form}").apply()
+        assert not made.apply(state="verified")["changed"]
+        engine.query(f"CREATE FUNCTION by_hand_{name} {form}")
+        said = made.refused(state="verified")
+        assert f"by_hand_{name}" in said and said.count(name) == said.count(f"by_hand_{name}")
+    finally:
+        for function in (name, f"by_hand_{name}"):
+            engine.query(f"DROP FUNCTION IF EXISTS {function}")
+
+
 def test_drift_can_be_ignored_by_pattern(engine, made):
     made.write(V1__a=engine.create("a")).apply()
     engine.query(engine.create("events_p1"))
