@@ -31,7 +31,9 @@ verify: $(VENV)/.controller ## log in as the application and look at everything
 
 ##@ Tests
 .PHONY: test lint sanity unit integration molecule bench
-test: lint sanity unit integration molecule ## all of the following
+test: $(VENV)/.development ## all of the following
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint sanity unit # the first two have one processor each
+	@$(MAKE) --no-print-directory integration molecule
 
 lint: $(VENV)/.development ## yamllint, ansible-lint, ruff
 	yamllint --strict .
