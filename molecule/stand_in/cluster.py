@@ -355,8 +355,11 @@ class Cluster:
         self.require_leader()
         if self._serves(tserver_uuid) or any(tserver_uuid in tablet["replicas"] for tablet in self.tablets):
             raise Refused(f"Invalid argument: {tserver_uuid} lives or still has tablets")
-        if not self.tservers.pop(tserver_uuid, None):
+        if tserver_uuid not in self.tservers:
             raise Refused(f"Not found: no tserver {tserver_uuid}")
+        if self._address(tserver_uuid) not in self.blacklist:
+            raise Refused(f"Invalid argument: Tablet server {tserver_uuid} is not blacklisted")
+        del self.tservers[tserver_uuid]
 
 
 def _release(version):

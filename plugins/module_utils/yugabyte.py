@@ -81,23 +81,26 @@ class Cluster:
         """The entry of the latest tserver on `host`, or None."""
         return min((one for one in self.tservers if one["host"] == host), key=lambda one: one["silent"], default=None)
 
-    def problems(self, masters=(), tservers=(), without=None):
-        """What is wrong, as sentences; none for a healthy cluster.
-
-        masters, tservers: hosts that have to take part. without: (kind, host) of a server that may be down.
-        """
+    def master_problems(self, masters=(), spared=None):
+        """What is wrong with the quorum, as sentences; `spared` is a host whose master may be down."""
         found = []
-        spared_master = without[1] if without and without[0] == "master" else None
-        spared_tserver = without[1] if without and without[0] == "tserver" else None
-        known = {one["host"] for one in self.masters}
-        for host in sorted(known | set(masters)):
+        for host in sorted({one["host"] for one in self.masters} | set(masters)):
             entry = self.master(host)
-            if host == spared_master:
+            if host == spared:
                 continue
             if entry is None:
                 found.append(f"no yb-master on {host} is part of the quorum")
             elif entry["role"] not in ("LEADER", "FOLLOWER"):
                 found.append(f"the yb-master on {host} does not answer the others")
+        return found
+
+    def problems(self, masters=(), tservers=(), without=None):
+        """What is wrong, as sentences; none for a healthy cluster.
+
+        masters, tservers: hosts that have to take part. without: (kind, host) of a server that may be down.
+        """
+        spared_tserver = without[1] if without and without[0] == "tserver" else None
+        found = self.master_problems(masters, without[1] if without and without[0] == "master" else None)
         for host in sorted({one["host"] for one in self.tservers} | set(tservers)):
             entry = self.tserver(host)
             if host == spared_tserver or (entry and not entry["tablets"] and host not in tservers):
@@ -150,10 +153,11 @@ def list_masters(host, timeout=5):
         error = entry.get("error")
         if error:
             # The only place that names a master which does not answer.
-            named = re.search(r"peer \(\[(.+?):\d+\]\) id \((.*?)\)", json.dumps(error))
+            named = re.search(r"peer \(\[(.+?)\]\) id \((.*?)\)", json.dumps(error))
+            # First where it listens, then what the others know it by.
+            hosts = [address.rsplit(":", 1)[0] for address in named.group(1).split(", ")] if named else [""]
             listed.append({
-                "host": named.group(1) if named else "", "uuid": named.group(2) if named else "",
-                "role": "UNREACHABLE", "zone": "",
+                "host": hosts[-1], "uuid": named.group(2) if named else "", "role": "UNREACHABLE", "zone": "",
             })
             continue
         registration = entry.get("registration", {})

@@ -134,7 +134,10 @@ def main():
 
     def missing():
         """What is wrong; a placement that is not set yet makes no tablet under-replicated."""
-        return read(params["masters"]).problems(params["masters"], params["tservers"])
+        cluster = read(params["masters"])
+        if not params["tservers"]:  # they may all be down yet, and nothing can be replicated before they are up
+            return cluster.master_problems(params["masters"])
+        return cluster.problems(params["masters"], params["tservers"])
 
     if module.check_mode:
         try:

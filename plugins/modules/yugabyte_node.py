@@ -301,16 +301,18 @@ class Node:
         if check:
             return True
         wait(self.remembered, self.params["timeout"])
-        if self.rpc in cluster.blacklist:
-            self.admin("change_blacklist", "REMOVE", self.rpc, masters=self.others)
         entry = cluster.tserver(self.host)
         if entry:
+            # Only one in the blacklist can be taken off the masters' lists.
+            if self.rpc not in cluster.blacklist:
+                self.admin("change_blacklist", "ADD", self.rpc, masters=self.others)
             try:
                 self.admin("remove_tablet_server", entry["uuid"], masters=self.others)
             except AdminFailed as error:
                 # Older releases do not know the command and forget a dead server after a day.
                 if "nvalid operation" not in error.said:
                     raise
+        self.admin("change_blacklist", "REMOVE", self.rpc, masters=self.others)
         return True
 
     def remembered(self):

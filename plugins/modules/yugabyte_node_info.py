@@ -25,6 +25,11 @@ options:
     description: The node's address, as the other nodes know it.
     type: str
     required: true
+  masters:
+    description: Addresses of the masters, which are asked about the cluster where there is none on this node.
+    type: list
+    elements: str
+    default: []
   install_dir:
     description: Directory whose subdirectories are the releases.
     type: path
@@ -412,6 +417,7 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "address": {"type": "str", "required": True},
+            "masters": {"type": "list", "elements": "str", "default": []},
             "install_dir": {"type": "path", "required": True},
             "data_dirs": {"type": "list", "elements": "path", "required": True},
             "certificate": {"type": "path"},
@@ -444,7 +450,8 @@ def main():
         with contextlib.suppress(YugabyteError):
             masters = list_masters(params["address"], timeout=3)
         with contextlib.suppress(YugabyteError):
-            cluster = read([params["address"]], timeout=3).summary()
+            own = [params["address"]] if masters else []
+            cluster = read(own or params["masters"] or [params["address"]], timeout=3).summary()
     release = params["release"] or running.get("tserver", {}).get("release") or ""
     module.exit_json(changed=False, node={
         "system": system(),

@@ -41,6 +41,12 @@ def node(cluster, number, service, state, **more):
     })
 
 
+def alive(cluster, number):
+    """Whether the masters take the node's tablet server for alive."""
+    found = run_module("yugabyte_cluster", cluster.login())["cluster"]["tservers"]
+    return next(one["alive"] for one in found if one["host"] == cluster.address[number])
+
+
 def leads(cluster):
     """The number of the node whose master leads."""
     found = run_module("yugabyte_cluster", cluster.login())["cluster"]["masters"]
@@ -168,6 +174,35 @@ def test_a_tserver_is_emptied_before_it_goes(cluster):
     tablets = {one["host"]: one["tablets"] for one in found["tservers"]}
     assert tablets[cluster.address[1]] == 0 and tablets[cluster.address[4]] > 0 and found["under_replicated"] == 0
     assert not node(cluster, 1, "tserver", "absent")["changed"]
+
+
+def test_a_tserver_that_has_left_is_forgotten_also_after_an_interruption():
+    dead_soon = {"tserver_unresponsive_timeout_ms": "6000"}  # not after a minute
+    cluster = StandInCluster(flags=lambda kind, _number: dead_soon if kind == "master" else {})
+    try:
+        cluster.start()
+        cluster.serve("tserver", 4, placement_zone="z1")
+        wait_for(lambda: cluster.socket(4).exists(), "the fourth node serves")
+        node(cluster, 1, "tserver", "absent")
+        cluster.stop("tserver", 1)
+        wait_for(lambda: not alive(cluster, 1), "it counts as dead")
+        # As a run leaves it that has cleared the blacklist and was cut off then.
+        cluster.admin("change_blacklist", "REMOVE", f"{cluster.address[1]}:9100")
+        assert node(cluster, 1, "tserver", "forgotten")["changed"]
+        assert not node(cluster, 1, "tserver", "forgotten")["changed"]
+        found = run_module("yugabyte_cluster", cluster.login())["cluster"]
+        assert cluster.address[1] not in {one["host"] for one in found["tservers"]} and found["blacklist"] == []
+    finally:
+        cluster.close()
+
+
+def test_masters_are_not_kept_waiting_by_tablet_servers_that_are_down(cluster):
+    cluster.stop("tserver", 1)
+    cluster.stop("tserver", 2)
+    wait_for(lambda: run_module("yugabyte_cluster", cluster.login())["cluster"]["leaderless"], "tablets have no leader")
+    with pytest.raises(ModuleFailed, match="tablets have no leader"):
+        run_module("yugabyte_cluster", everything(cluster, timeout=1))
+    assert not run_module("yugabyte_cluster", cluster.login(timeout=1))["changed"]
 
 
 def test_a_tserver_that_cannot_be_emptied_is_an_error(whole):

@@ -56,6 +56,7 @@ def shared_clock(cluster, ahead):
         ("tserver", {"tserver_master_addrs": "198.18.0.1:7100"}, "bound to the loopback address"),
         ("master", {"fs_data_dirs": None}, "--fs_data_dirs is required"),
         ("master", {"fs_data_dirs": "/proc/nowhere"}, "IO error: /proc/nowhere"),
+        ("tserver", {"log_dir": "/nowhere/tserver"}, "Could not open file in log_dir /nowhere/tserver"),
     ],
 )
 def test_a_wrong_flag_is_fatal(cluster, kind, flags, says):

@@ -1,5 +1,7 @@
 """module_utils/yugabyte.py without a cluster: what is healthy, what the pages' corner cases mean, how waiting ends."""
 
+import json
+
 import pytest
 from ansible_collections.frameworks.database.plugins.module_utils import yugabyte
 from ansible_collections.frameworks.database.plugins.module_utils.yugabyte import (
@@ -113,7 +115,10 @@ def pages(monkeypatch):
     return served
 
 
-def test_a_master_that_does_not_answer_keeps_its_address(pages):
+@pytest.mark.parametrize("said", ["b:7100", "10.0.0.2:7100, b:7100"], ids=["one", "two"])
+def test_a_master_that_does_not_answer_keeps_its_address(pages, said):
+    masters = json.loads(json.dumps(pages["/api/v1/masters"]).replace("([b:7100])", f"([{said}])"))
+    pages["/api/v1/masters"] = masters
     found = yugabyte.read(["a"])
     assert [(one["host"], one["role"]) for one in found.masters] == [
         ("a", "LEADER"), ("b", "UNREACHABLE"), ("", "UNREACHABLE"),

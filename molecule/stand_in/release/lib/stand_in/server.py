@@ -96,9 +96,13 @@ class Server:
             self.identity = json.loads(identity.read_text())
             self.identity["seqno"] += 1
             identity.write_text(json.dumps(self.identity))
-            (Path(self.flags.get("log_dir") or self.directory / "logs")).mkdir(parents=True, exist_ok=True)
+            if "log_dir" not in self.flags:
+                (self.directory / "logs").mkdir(exist_ok=True)
         except OSError as error:
             raise Fatal(f"IO error: {error.filename or self.directory}: {error.strerror}") from None
+        logs = self.flags.get("log_dir") or self.directory / "logs"
+        if not os.access(logs, os.W_OK):  # a folder that a flag names has to be there
+            raise Fatal(f"Could not open file in log_dir {logs}: No such file or directory")
         self.certificates()
 
     def certificates(self):
