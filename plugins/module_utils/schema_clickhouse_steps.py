@@ -26,7 +26,7 @@ _CREATES = re.compile(
     r"CREATE\s+(?:TABLE|VIEW|MATERIALIZED\s+VIEW|DICTIONARY|DATABASE|FUNCTION)\s", re.I
 )
 _FILLS = re.compile(r"\bPOPULATE\b|^CREATE\s+TABLE\b.*\bAS\s*\(?\s*(?:SELECT|WITH)\b|\bCLONE\s+AS\b", re.I | re.S)
-_THERE_ALREADY = (57, 82, 487, 609)  # a table, database, dictionary, function of this name
+_THERE_ALREADY = (57, 82, 387, 609)  # a table, database, dictionary, function of this name
 _FUNCTION = re.compile(r"\bFUNCTION\b", re.I)
 _SESSION = re.compile(r"(?:SET|USE)\s+(?!.*\bROLE\b)", re.I)
 _LINE = re.compile(r"\(line (\d+), col \d+\)")

@@ -27,6 +27,7 @@ POSTGRES_SCRIPTS = {
 CLICKHOUSE_SCRIPTS = {
     "init.sql": "CREATE TABLE a (id UInt32, n UInt32) ENGINE = MergeTree ORDER BY id;\n"
     "CREATE TABLE b (id UInt32) ENGINE = MergeTree ORDER BY id;\n"
+    "CREATE DICTIONARY f (id UInt64, n UInt32) PRIMARY KEY id SOURCE(NULL()) LAYOUT(FLAT()) LIFETIME(0);\n"
     "INSERT INTO a VALUES (1, 1), (2, 2);\nCREATE VIEW v AS SELECT sum(n) AS total FROM a;",
     "V1__more.sql": "SET mutations_sync = 2;\nALTER TABLE a ADD COLUMN m UInt8 DEFAULT 1;\n"
     "ALTER TABLE a UPDATE n = n + 1 WHERE 1;\n"
