@@ -28,7 +28,8 @@ _CREATES = re.compile(
 _FILLS = re.compile(r"\bPOPULATE\b|^CREATE\s+TABLE\b.*\bAS\s*\(?\s*(?:SELECT|WITH)\b|\bCLONE\s+AS\b", re.I | re.S)
 _THERE_ALREADY = (57, 82, 387, 609)  # a table, database, dictionary, function of this name
 _FUNCTION = re.compile(r"\bFUNCTION\b", re.I)
-_SESSION = re.compile(r"(?:SET|USE)\s+(?!.*\bROLE\b)", re.I)
+_NO_DATABASE = (81,)
+_SESSION = re.compile(r"SET\s+(?!.*\bROLE\b)", re.I)
 _LINE = re.compile(r"\(line (\d+), col \d+\)")
 HEAD = 2000  # characters of a statement in which the names of its tables are looked for
 
@@ -47,6 +48,8 @@ class _Run:
         self.started, self.name = now(), f"schema_apply-{secrets.token_hex(8)}"
         self.number, self.completed, self.completed_checksum = 0, self.behind, self.behind_checksum
         self.window = 0
+        self.database, self.moved = backend.context.database, False  # the current one; whether a USE chose it
+        self.absent = None  # a USE that could not be repeated yet
         if self.marker.get("run"):
             self._wait_for_the_earlier_run()
 
@@ -78,6 +81,8 @@ class _Run:
             self._skip(statement)
             return
         self.backend.lock.check()
+        if self.absent:
+            self._use(self.absent, forgive=_NO_DATABASE)
         creates = bool(_CREATES.match(statement.text) and not _FILLS.search(statement.text))
         if self.marker.get("upto", 0) >= self.number and creates:
             self._execute(statement, forgive=_THERE_ALREADY)
@@ -85,6 +90,8 @@ class _Run:
             statement.text
         ) and self._taken_effect(statement):
             pass
+        elif statement.word == "USE":
+            self._use(statement)
         elif _SESSION.match(statement.text):
             self._execute(statement)
         else:
@@ -94,7 +101,9 @@ class _Run:
         self.completed, self.completed_checksum = self.number, self.digest.hexdigest()
 
     def _skip(self, statement):
-        if _SESSION.match(statement.text):
+        if statement.word == "USE":
+            self._use(statement, forgive=_NO_DATABASE)  # a later one may have dropped the database, and make it again
+        elif _SESSION.match(statement.text):
             self._execute(statement)
         if self.number == self.behind and self.digest.hexdigest() != self.behind_checksum:
             raise Refused(
@@ -112,7 +121,7 @@ class _Run:
             return
         self.window = 0
         known = json.dumps({"run": self.name, "number": self.number})[:-1] + ', "state": '
-        state = _state(self.backend.context.database, self.placeholders.fill(statement.text[:HEAD]))
+        state = _state(self.database, self.placeholders.fill(statement.text[:HEAD]))
         self.backend.ledger.write(self.row("running"), f"concat({quote_string(known)}, {state}, '}}')")
 
     def _execute(self, statement, forgive=()):
@@ -123,8 +132,7 @@ class _Run:
                 self.client.execute(
                     text,
                     {
-                        "database": self.backend.context.database, "session_timeout": 300,
-                        "query_id": f"{self.name}-{self.number}" + (f"-{part}" if part else ""),
+                        **self._where(), "query_id": f"{self.name}-{self.number}" + (f"-{part}" if part else ""),
                         **self.backend.place.settings,
                     },
                     session=self.name,
@@ -132,6 +140,26 @@ class _Run:
         except ServerError as error:
             if error.code not in forgive:
                 raise
+
+    def _where(self):
+        """The parameters for where a statement's names are looked up: `database` would overrule a USE.
+
+        Behind a USE the session must still be the one that it was executed in.
+        """
+        return {"session_timeout": 300, **({"session_check": 1} if self.moved else {"database": self.database})}
+
+    def _use(self, statement, forgive=()):
+        try:
+            self.client.execute(self.placeholders.fill(statement.text), self._where(), session=self.name)
+        except ServerError as error:
+            if error.code not in forgive:
+                raise
+            self.absent = statement
+            return
+        self.absent, self.moved = None, True
+        self.database = self.client.rows(
+            "SELECT currentDatabase() AS name", self._where(), session=self.name
+        )[0]["name"]
 
     def _taken_effect(self, statement):
         """Whether a statement that was begun, and cut off, is done."""
@@ -170,7 +198,7 @@ class _Run:
 
     def _live(self, statement):
         head = self.placeholders.fill(statement.text[:HEAD])
-        return json.loads(self.client.execute(f"SELECT {_state(self.backend.context.database, head)} FORMAT TSVRaw"))
+        return json.loads(self.client.execute(f"SELECT {_state(self.database, head)} FORMAT TSVRaw"))
 
 
 def _state(database, head):

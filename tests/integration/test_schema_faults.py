@@ -260,6 +260,34 @@ def test_settings_of_the_session_hold_for_the_rest_of_a_resumed_script(yugabyte,
     assert query("SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'b'") == [("s",)]
 
 
+def test_a_use_holds_for_the_rest_of_a_resumed_script(made_clickhouse, clickhouse, unique):
+    ask, other = clickhouse.query, f"{unique}_other"
+    text = (
+        f"CREATE DATABASE {other};\nCREATE TABLE a (n int) ENGINE = Memory;\nUSE `{other}`;\n"
+        "CREATE TABLE a (n int) ENGINE = MergeTree ORDER BY n;\nINSERT INTO a VALUES (1);\n"
+        "INSERT INTO nowhere VALUES (2);\n"
+    )
+    try:
+        made_clickhouse.write(V1__a=text)
+        assert f"{other}.nowhere" in made_clickhouse.refused()
+        made_clickhouse.write(V1__a=text.replace("nowhere", "a"))
+        made_clickhouse.apply()
+        assert ask(f"SELECT n FROM {other}.a ORDER BY n") == "1\n2\n"
+        assert ask(f"SELECT count() FROM {made_clickhouse.options['database']}.a") == "0\n"
+        # It can go and come back, as in a script that makes its own database anew.
+        text = (
+            f"USE {other};\nDROP DATABASE {other} SYNC;\nSELECT broken;\nCREATE DATABASE {other};\n"
+            "CREATE TABLE b (n int) ENGINE = Memory;"
+        )
+        made_clickhouse.write(V2__b=text)
+        made_clickhouse.refused()
+        made_clickhouse.write(V2__b=text.replace("broken", "1"))
+        made_clickhouse.apply()
+        assert ask(f"SELECT name FROM system.tables WHERE database = '{other}'") == "b\n"
+    finally:
+        ask(f"DROP DATABASE IF EXISTS {other} SYNC")
+
+
 FLAKY = """CREATE SEQUENCE IF NOT EXISTS tries;
 CREATE OR REPLACE FUNCTION flaky(times int, state text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
 IF nextval('tries') <= times THEN RAISE EXCEPTION 'try again' USING ERRCODE = state; END IF; RETURN 1; END $$"""
