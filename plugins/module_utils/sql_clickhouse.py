@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from .sql_script import ScriptError, Splitter
+from .sql_script import Splitter
 
 _ESCAPED = {quote: re.compile(rf"(?:[^{quote}\\]+|\\.|{quote}{quote})*", re.S) for quote in "'\"`"}
 _TYPOGRAPHIC = {"\u2018": "\u2019", "\u201c": "\u201d"}  # newer servers take these for quotes
@@ -22,12 +22,21 @@ _TOKEN = re.compile(
     rf"|(?P<word>{_WORD})|(?P<heredoc>\$[A-Za-z0-9_]*\$)|(?P<sign>.)", re.S,
 )
 _DATA = re.compile(r"[ \t\f]*\r?(?:\n|$)?")
-# The first letter of a statement or of a comment; what else follows inline data is more of it.
-_NOT_DATA = re.compile(r"[ \t\r\f]*(?:[A-Za-z;/\-#(]|\n|$)")
+# What begins a statement or a comment rather than a row. Fields of a row are parted by tabs, words of SQL hardly ever.
+_NO_ROW = re.compile(
+    r"[ \t\f]*(?:;|\(|--|/[/*]|\#[ !]|"
+    r"(?:ALTER|ATTACH|BACKUP|CHECK|CREATE|DELETE|DESC|DESCRIBE|DETACH|DROP|EXCHANGE|EXISTS|"
+    r"EXPLAIN|GRANT|INSERT|KILL|OPTIMIZE|RENAME|REPLACE|RESTORE|REVOKE|SELECT|SET|SHOW|SYSTEM|TRUNCATE|UNDROP|UPDATE|USE|"
+    r"WITH)(?:[ \r(][^\t\n]*)?$)", re.I | re.M,
+)
 
 
 class ClickHouseSplitter(Splitter):
-    """See Splitter. The data of INSERT … FORMAT is part of its statement, to the line's end as in clickhouse-client."""
+    """See Splitter. The rows of INSERT … FORMAT are part of its statement.
+
+    For clickhouse-client they end at an empty line, for older ones at the line's end: one row with a statement right
+    behind it is taken as those do, anything else as the client of today.
+    """
 
     def _reset(self):
         super()._reset()
@@ -80,25 +89,39 @@ class ClickHouseSplitter(Splitter):
             self._format = False
             self._expects_rows = False
             if word != "VALUES":
-                return self._data(found.group())
+                return self._data()
         elif word in ("VALUES", "INFILE"):
             self._expects_rows = False
         else:
             self._format = word == "FORMAT"
         return None
 
-    def _data(self, name):
-        """The rest of the line is data, or the next line where nothing but blanks is left of this one."""
+    def _data(self):
+        """Rows: the rest of the line, or the next line where nothing but blanks is left of it, and maybe more."""
         self.whole_line()
         self.pos = _DATA.match(self.text, self.pos).end()
         self.pos = end = self.whole_line()
-        statement = self.finish(end)
-        if self.pos < len(self.text):
+        if end < len(self.text):
             self.pos += 1
-        self.whole_line()
-        if not _NOT_DATA.match(self.text, self.pos):
-            raise ScriptError(
-                f"inline data of FORMAT {name} ends with its first line, as in clickhouse-client, and what follows "
-                "looks like more of it: write one INSERT a line, or INSERT … VALUES", self.line_at(self.pos),
-            )
+            self.whole_line()
+            if _NO_ROW.match(self.text, self.pos):
+                return self._cut(self.finish(end, raw=True))
+        empty = True  # what is read of the line so far
+        while self.pos < len(self.text) or self.next_chunk():
+            end = self.text.find("\n", self.pos)
+            empty = empty and not self.text[self.pos:end if end >= 0 else None].strip("\r")
+            if end < 0:
+                self.pos = len(self.text)
+            elif empty:
+                return self._cut(self.finish(self.pos, raw=True))
+            else:
+                self.pos, empty = end + 1, True
+        return self.finish(self.pos, raw=True)
+
+    @staticmethod
+    def _cut(statement):
+        """`statement` without the line's end behind its last row; what else is blank may be a field."""
+        for end in "\n\r":
+            if statement.text.endswith(end):
+                statement.text = statement.text[:-1]
         return statement

@@ -163,8 +163,11 @@ class Splitter:
 
         return read
 
-    def finish(self, end, kind="sql", data=None):
-        """The statement that ends before `end` of the chunk, or None where there is none."""
+    def finish(self, end, kind="sql", data=None, raw=False):
+        """The statement that ends before `end` of the chunk, or None where there is none.
+
+        raw: the blanks at its end are part of it.
+        """
         if not self.started:
             self._reset()
             return None
@@ -173,7 +176,7 @@ class Splitter:
         text = "".join(self._parts)
         bare = text.rstrip()
         # For ClickHouse "# " is a comment and "#" is an error.
-        statement = Statement(text if bare.endswith("#") else bare, self._first_line, self.word, kind, data)
+        statement = Statement(text if raw or bare.endswith("#") else bare, self._first_line, self.word, kind, data)
         self._reset()
         return statement
 

@@ -281,3 +281,20 @@ def test_clickhouse_takes_inline_data(clickhouse, clickhouse_database, format_na
     clickhouse.query(first)
     assert second == "SELECT 2"
     assert clickhouse.query(f"SELECT * FROM {clickhouse_database}.t") == "1\ta;b\n"
+
+
+@pytest.mark.parametrize(
+    ("format_name", "rows"),
+    [
+        ("CSV", '1,"a;b"\n2,"it\'s"\n3,"SELECT"\n'),
+        ("TSV", "1\ta;b\n2\tit's\n3\tSELECT\n"),
+        ("JSONEachRow", '{"n": 1, "s": "a;b"}\n{"n": 2, "s": "it\'s"}\n{"n": 3, "s": "SELECT"}\n'),
+    ],
+)
+def test_clickhouse_takes_rows_up_to_an_empty_line(clickhouse, clickhouse_database, format_name, rows):
+    clickhouse.query(f"CREATE TABLE {clickhouse_database}.t (n UInt8, s String) ENGINE = Memory")
+    text = f"INSERT INTO {clickhouse_database}.t FORMAT {format_name}\n{rows}\nSELECT 2;"
+    first, second = split(ClickHouseSplitter, text)
+    clickhouse.query(first)
+    assert second == "SELECT 2"
+    assert clickhouse.query(f"SELECT * FROM {clickhouse_database}.t") == "1\ta;b\n2\tit\\'s\n3\tSELECT\n"

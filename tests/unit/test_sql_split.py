@@ -88,6 +88,26 @@ CLICKHOUSE = {
         "INSERT INTO t (a)\nFORMAT JSONEachRow\n{\"a\": \";'\"}\n\nSELECT 2;",
         ["INSERT INTO t (a)\nFORMAT JSONEachRow\n{\"a\": \";'\"}", "SELECT 2"],
     ),
+    "inline data up to an empty line": (
+        "INSERT INTO t FORMAT TSV\na;\t1\nset it\t2\n'\t2\n\t\n\nSELECT 2;",
+        ["INSERT INTO t FORMAT TSV\na;\t1\nset it\t2\n'\t2\n\t", "SELECT 2"],
+    ),
+    "inline data that goes on is all data": (
+        "INSERT INTO t FORMAT CSV 1;2\n 3,4\nSELECT 5;\n\n;", ["INSERT INTO t FORMAT CSV 1;2\n 3,4\nSELECT 5;"],
+    ),
+    "inline data up to the end": (
+        "INSERT INTO t FORMAT JSONEachRow {\"a\":1}\n{\"a\":2}\n",
+        ["INSERT INTO t FORMAT JSONEachRow {\"a\":1}\n{\"a\":2}\n"],
+    ),
+    "inline data with windows line ends": (
+        "INSERT INTO t FORMAT CSV\r\n1\r\n2\r\n\r\nSELECT 2;\r\n", ["INSERT INTO t FORMAT CSV\r\n1\r\n2", "SELECT 2"],
+    ),
+    "inline data that ends with an empty field": (
+        "INSERT INTO t FORMAT TSV 1\t\nSELECT 2", ["INSERT INTO t FORMAT TSV 1\t", "SELECT 2"],
+    ),
+    "a comment behind inline data": (
+        "INSERT INTO t FORMAT CSV 1\n-- ;\nSELECT 2", ["INSERT INTO t FORMAT CSV 1", "SELECT 2"],
+    ),
     "a column called format": (
         "INSERT INTO t (format) VALUES (1); SELECT 2",
         ["INSERT INTO t (format) VALUES (1)", "SELECT 2"],
@@ -160,8 +180,6 @@ def test_meta_commands_are_found(text, line, command):
         (PostgresSplitter, "\nSELECT $x$ $$ ;", 2),
         (PostgresSplitter, "COPY t FROM STDIN; 1\n\\.\n", 1),
         (ClickHouseSplitter, "SELECT 1;\nSELECT `a", 2),
-        (ClickHouseSplitter, "INSERT INTO t FORMAT CSV\n1,2\n3,4\n", 3),
-        (ClickHouseSplitter, "INSERT INTO t FORMAT JSONEachRow {\"a\":1}\n{\"a\":2}\n", 2),
     ],
 )
 def test_what_cannot_be_split_is_refused_with_its_line(splitter, text, line):
