@@ -15,7 +15,7 @@ _COMMON = [
     "/* ; */",
     "/* ' */",
     "/* /* ; */ ; */",
-    "-- ;'\n",
+    "-- ;'\n+",  # never just a line's end: across it PostgreSQL would go on with an E'' string before it
     "1 / 2",
     "1 - 2",
     "type",
