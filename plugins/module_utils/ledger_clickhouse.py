@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import random
@@ -126,6 +127,18 @@ class ClickHouseLedger:
                 return None, None
             raise LedgerError(f"{self.table('_fingerprint')} cannot be read: {error}") from None
         return (json.loads(rows[0]["objects"]), rows[0]["position"]) if rows else (None, None)
+
+    def recorded_elsewhere(self):
+        """The names of the objects that the ledgers of other databases have recorded, as far as they can be read."""
+        name, found = f"{TABLE}_fingerprint", set()
+        for row in self.client.rows(
+            f"SELECT database FROM system.tables WHERE name = '{name}' AND database != {quote_string(self.database)}"
+        ):
+            with contextlib.suppress(ServerError):
+                table = f"{quote_identifier(row['database'])}.{name}"
+                for recorded in self.client.rows(f"SELECT objects FROM {table} FINAL"):
+                    found.update(json.loads(recorded["objects"]))
+        return found
 
     def fingerprint_position(self):
         """The position() that the recorded fingerprint belongs to, or None."""

@@ -89,6 +89,9 @@ class ClickHouseBackend:
                 "SELECT name, 'function' AS engine, create_query AS definition FROM system.functions "
                 "WHERE origin = 'SQLUserDefined'"
             )
+            if self.functions:  # they belong to the whole server: those of other databases' runs are not ours
+                others = self.ledger.recorded_elsewhere() - set(self.ledger.fingerprint()[0] or ())
+                self.functions = [row for row in self.functions if f"function {row['name']}" not in others]
         kinds, rows = {**_KINDS, "function": "function"}, [*rows, *self.functions]
         return {f"{kinds.get(row['engine'], 'table')} {row['name']}": row["definition"] for row in rows}
 

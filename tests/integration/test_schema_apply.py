@@ -375,6 +375,32 @@ def test_waiting_ends_and_names_the_holder(engine, made):
     assert "tester" in said or engine.login["login_user"] in said
 
 
+def test_a_function_that_another_database_has_recorded_is_no_drift(clickhouse, clickhouse_database, unique, tmp_path):
+    """ClickHouse's functions belong to the whole server."""
+    other, function = f"{unique}_other", f"{unique}_plus"
+
+    def made(name, database):
+        return ScriptSet(tmp_path / name, engine="clickhouse", database=database, **clickhouse.login())
+
+    first, second = made("first", clickhouse_database), made("second", other)
+    clickhouse.query(f"CREATE DATABASE {other}")
+    try:
+        second.write(V1__f="CREATE TABLE a (n UInt8) ENGINE = Memory").apply()
+        first.write(V1__a="CREATE TABLE a (n UInt8) ENGINE = Memory").apply()
+        second.write(V2__f=f"CREATE FUNCTION {function} AS x -> x + 1").apply()
+        assert not first.apply(state="verified")["changed"]
+        first.write(V2__b="CREATE TABLE b (n UInt8) ENGINE = Memory").apply()
+        clickhouse.query(f"CREATE OR REPLACE FUNCTION {function} AS x -> x + 2")
+        assert f"changed  function {function}" in second.refused(state="verified")
+        assert not first.apply(state="verified")["changed"]
+        clickhouse.query(f"DROP FUNCTION {function}")
+        assert f"dropped  function {function}" in second.refused(state="verified")
+        assert not first.apply(state="verified")["changed"]
+    finally:
+        clickhouse.query(f"DROP DATABASE {other} SYNC")
+        clickhouse.query(f"DROP FUNCTION IF EXISTS {function}")
+
+
 @pytest.mark.usefixtures("clickhouse")
 def test_a_clickhouse_user_without_rights_is_told(tmp_path):
     from support.clickhouse import ClickHouseServer
