@@ -178,6 +178,9 @@ class Cluster:
         limit = float(self.tservers[tserver_uuid]["flags"].get("follower_unavailable_considered_failed_sec", 900))
         return self.now() - self.tservers[tserver_uuid]["seen"] > limit
 
+    def _reported(self, tserver_uuid):
+        return self.tservers[tserver_uuid]["seen"] > self.leader_since
+
     def _zones_kept(self, replicas):
         if not self.placement:
             return True
@@ -232,6 +235,8 @@ class Cluster:
         wanted = self.placement["replicas"] if self.placement else self.replication_factor
         living = [one for one in self.tservers.values() if one["uuid"] not in dead]
         short = [tablet["id"] for tablet in self.tablets if len(tablet["replicas"]) < wanted]
+        # A new leader knows of no replica before the server that holds it has called.
+        short += [tablet["id"] for tablet in self.tablets if not all(map(self._reported, tablet["replicas"]))]
         short += [
             tablet["id"]
             for tablet in self.tablets
@@ -244,7 +249,9 @@ class Cluster:
                 {tablet["id"] for tablet in self.tablets if set(tablet["replicas"]) & set(dead)} | set(short)
             ),
             "underreplicated": sorted(set(short)),
-            "leaderless": [tablet["id"] for tablet in self.tablets if not tablet["leader"]],
+            "leaderless": [
+                tablet["id"] for tablet in self.tablets if not tablet["leader"] or not self._reported(tablet["leader"])
+            ],
         }
 
     # -- yb-admin ---------------------------------------------------------------------------------------------------

@@ -81,12 +81,12 @@ class Cluster:
         """The entry of the latest tserver on `host`, or None."""
         return min((one for one in self.tservers if one["host"] == host), key=lambda one: one["silent"], default=None)
 
-    def master_problems(self, masters=(), spared=None):
-        """What is wrong with the quorum, as sentences; `spared` is a host whose master may be down."""
+    def master_problems(self, masters=(), without=()):
+        """What is wrong with the quorum, as sentences; see `problems`."""
         found = []
         for host in sorted({one["host"] for one in self.masters} | set(masters)):
             entry = self.master(host)
-            if host == spared:
+            if ("master", host) in without:
                 continue
             if entry is None:
                 found.append(f"no yb-master on {host} is part of the quorum")
@@ -94,16 +94,15 @@ class Cluster:
                 found.append(f"the yb-master on {host} does not answer the others")
         return found
 
-    def problems(self, masters=(), tservers=(), without=None):
+    def problems(self, masters=(), tservers=(), without=()):
         """What is wrong, as sentences; none for a healthy cluster.
 
-        masters, tservers: hosts that have to take part. without: (kind, host) of a server that may be down.
+        masters, tservers: hosts that have to take part. without: (kind, host) of each server that may be down.
         """
-        spared_tserver = without[1] if without and without[0] == "tserver" else None
-        found = self.master_problems(masters, without[1] if without and without[0] == "master" else None)
+        found = self.master_problems(masters, without)
         for host in sorted({one["host"] for one in self.tservers} | set(tservers)):
             entry = self.tserver(host)
-            if host == spared_tserver or (entry and not entry["tablets"] and host not in tservers):
+            if ("tserver", host) in without or (entry and not entry["tablets"] and host not in tservers):
                 continue
             if entry is None:
                 found.append(f"no yb-tserver on {host} has registered")
@@ -112,7 +111,7 @@ class Cluster:
         if self.leaderless:
             found.append(f"{self.leaderless} tablets have no leader")
         # The tablets of a server that is down count as under-replicated; whether it may be down, the caller knows.
-        down = without and without[0] == "tserver" and not (self.tserver(without[1]) or {}).get("alive")
+        down = any(kind == "tserver" and not (self.tserver(host) or {}).get("alive") for kind, host in without)
         if self.under_replicated and not down:
             found.append(f"{self.under_replicated} tablets are under-replicated")
         return found

@@ -131,8 +131,13 @@ class Node:
         return f"{self.host}:{TSERVER_RPC}"
 
     def problems(self, cluster, spared=True):
+        """The cluster's, but for this server's own if it is `spared`.
+
+        The node's other server may always be down: what ails one, as a wrong certificate, may ail both.
+        """
+        without = {("master", self.host), ("tserver", self.host)}
         return cluster.problems(
-            self.params["masters"], self.params["tservers"], (self.kind, self.host) if spared else None
+            self.params["masters"], self.params["tservers"], without if spared else without - {(self.kind, self.host)}
         )
 
     # -- drained ----------------------------------------------------------------------------------------------------
@@ -164,12 +169,12 @@ class Node:
         """Why the cluster cannot do without the server now, as sentences."""
         cluster = self.cluster()
         found = self.problems(cluster)
-        # The masters' pages show a server as alive for a minute after its end, so every other one is asked itself.
+        # The masters' pages show a server as alive for a minute after its end, so those of the other nodes are asked.
         for kind, port, hosts in (
             ("master", MASTER_HTTP, self.params["masters"]), ("tserver", TSERVER_HTTP, self.params["tservers"]),
         ):
             for host in hosts:
-                if (kind, host) != (self.kind, self.host) and not found:
+                if host != self.host and not found:
                     try:
                         get(host, port, "/api/v1/version")
                     except YugabyteError as error:
@@ -309,8 +314,8 @@ class Node:
             try:
                 self.admin("remove_tablet_server", entry["uuid"], masters=self.others)
             except AdminFailed as error:
-                # Older releases do not know the command and forget a dead server after a day.
-                if "nvalid operation" not in error.said:
+                # Older releases do not know the command and forget a dead server after a day. Or it has gone since.
+                if "nvalid operation" not in error.said and "ot found" not in error.said:
                     raise
         self.admin("change_blacklist", "REMOVE", self.rpc, masters=self.others)
         return True

@@ -77,6 +77,11 @@ options:
     description: The systemd units, by the server that they run.
     type: dict
     default: {master: yugabyte-master, tserver: yugabyte-tserver}
+  runtime_flags:
+    description: Flags whose values in the running servers are wanted.
+    type: list
+    elements: str
+    default: []
   release:
     description: Directory name of the release whose C(ysqlsh) asks; by default that which runs.
     type: str
@@ -146,7 +151,9 @@ node:
       description: The certificate as PEM, and whether its key fits; null where there is none.
       type: dict
     services:
-      description: State of each unit; C(configuration) and C(release) are those of the running process.
+      description: >-
+        State of each unit; C(configuration) and C(release) are those of the running process, C(flags) the values
+        that it has of the wanted flags, as far as it knows them.
       type: dict
     data:
       description: Whether each server has data here; V(unformed) is a master's that never joined a quorum.
@@ -183,8 +190,11 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.frameworks.database.plugins.module_utils.postgres_password import matches
 from ansible_collections.frameworks.database.plugins.module_utils.yugabyte import (
+    MASTER_HTTP,
     SUPERUSER,
+    TSERVER_HTTP,
     YugabyteError,
+    get,
     list_masters,
     read,
     ysqlsh,
@@ -360,6 +370,16 @@ def services(run, units):
     return found
 
 
+def flags(address, server, wanted):
+    """{flag: value} of a running server, of those wanted flags that it knows; empty where it does not answer."""
+    port = MASTER_HTTP if server == "master" else TSERVER_HTTP
+    try:
+        listed = get(address, port, "/api/v1/varz", timeout=3).get("flags", [])
+    except YugabyteError:
+        return {}
+    return {one["name"]: str(one["value"]) for one in listed if one["name"] in wanted}
+
+
 def data(directories):
     """What the servers have left in the data directories."""
     def present(*parts):
@@ -429,6 +449,7 @@ def main():
             "sysctls": {"type": "list", "elements": "str", "default": []},
             "ports": {"type": "list", "elements": "int", "default": []},
             "services": {"type": "dict", "default": {"master": "yugabyte-master", "tserver": "yugabyte-tserver"}},
+            "runtime_flags": {"type": "list", "elements": "str", "default": []},
             "release": {"type": "str"},
             "superuser_password": {"type": "str", "no_log": True},
         },
@@ -445,6 +466,9 @@ def main():
         for path in sorted(glob.glob(f"{params['install_dir']}/yugabyte-*")) if os.path.isdir(path)
     }
     running = services(module.run_command, params["services"])
+    for server, state in running.items():
+        wanted = params["runtime_flags"] if state["pid"] else []
+        state["flags"] = flags(params["address"], server, wanted) if wanted else {}
     masters, cluster = [], None
     if running.get("master", {}).get("pid") or running.get("tserver", {}).get("pid"):
         with contextlib.suppress(YugabyteError):

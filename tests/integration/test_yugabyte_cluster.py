@@ -21,6 +21,17 @@ def cluster():
         running.close()
 
 
+@pytest.fixture
+def impatient():
+    """A cluster of three nodes that takes a silent tablet server for dead after seconds, not after a minute."""
+    dead_soon = {"tserver_unresponsive_timeout_ms": "6000"}
+    running = StandInCluster(flags=lambda kind, _number: dead_soon if kind == "master" else {})
+    try:
+        yield running.start()
+    finally:
+        running.close()
+
+
 @pytest.fixture(scope="module")
 def whole():
     """A cluster of three nodes that every test leaves whole."""
@@ -176,24 +187,30 @@ def test_a_tserver_is_emptied_before_it_goes(cluster):
     assert not node(cluster, 1, "tserver", "absent")["changed"]
 
 
-def test_a_tserver_that_has_left_is_forgotten_also_after_an_interruption():
-    dead_soon = {"tserver_unresponsive_timeout_ms": "6000"}  # not after a minute
-    cluster = StandInCluster(flags=lambda kind, _number: dead_soon if kind == "master" else {})
-    try:
-        cluster.start()
-        cluster.serve("tserver", 4, placement_zone="z1")
-        wait_for(lambda: cluster.socket(4).exists(), "the fourth node serves")
-        node(cluster, 1, "tserver", "absent")
-        cluster.stop("tserver", 1)
-        wait_for(lambda: not alive(cluster, 1), "it counts as dead")
-        # As a run leaves it that has cleared the blacklist and was cut off then.
-        cluster.admin("change_blacklist", "REMOVE", f"{cluster.address[1]}:9100")
-        assert node(cluster, 1, "tserver", "forgotten")["changed"]
-        assert not node(cluster, 1, "tserver", "forgotten")["changed"]
-        found = run_module("yugabyte_cluster", cluster.login())["cluster"]
-        assert cluster.address[1] not in {one["host"] for one in found["tservers"]} and found["blacklist"] == []
-    finally:
-        cluster.close()
+def test_a_tserver_that_has_left_is_forgotten_also_after_an_interruption(impatient):
+    impatient.serve("tserver", 4, placement_zone="z1")
+    wait_for(lambda: impatient.socket(4).exists(), "the fourth node serves")
+    node(impatient, 1, "tserver", "absent")
+    impatient.stop("tserver", 1)
+    wait_for(lambda: not alive(impatient, 1), "it counts as dead")
+    # As a run leaves it that has cleared the blacklist and was cut off then.
+    impatient.admin("change_blacklist", "REMOVE", f"{impatient.address[1]}:9100")
+    assert node(impatient, 1, "tserver", "forgotten")["changed"]
+    assert not node(impatient, 1, "tserver", "forgotten")["changed"]
+    found = run_module("yugabyte_cluster", impatient.login())["cluster"]
+    assert impatient.address[1] not in {one["host"] for one in found["tservers"]} and found["blacklist"] == []
+
+
+def test_a_node_of_which_both_servers_ail_can_be_restarted_and_no_other(impatient):
+    """The master goes first, while the tablet server is as dead as before."""
+    impatient.stop("tserver", 2)
+    wait_for(lambda: not alive(impatient, 2), "it counts as dead")
+    node(impatient, 2, "master", "drained")
+    impatient.stop("master", 2)
+    impatient.serve("master", 2)
+    node(impatient, 2, "master", "serving")
+    with pytest.raises(ModuleFailed, match=f"the yb-tserver on {impatient.address[2]} is dead"):
+        node(impatient, 1, "master", "drained", timeout=2)
 
 
 def test_masters_are_not_kept_waiting_by_tablet_servers_that_are_down(cluster):

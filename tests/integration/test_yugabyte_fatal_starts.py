@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from ansible_collections.frameworks.database.plugins.module_utils.yugabyte import YugabyteError, get
 from support.yugabyte import StandInCluster
 
 
@@ -80,3 +81,29 @@ def test_the_certificate_of_the_name_has_to_be_there(cluster, tmp_path):
 def test_a_clock_that_differs_is_fatal(cluster, ahead):
     with shared_clock(cluster, ahead):
         assert "Too big clock skew is detected: " in end(cluster, master_addresses=f"{cluster.members[0]}:7100")
+
+
+def test_a_master_that_only_joins_founds_nothing(cluster):
+    alone = {"master_addresses": f"{cluster.members[0]}:7100"}
+    wal = cluster.directory / "node-1/yb-data/master/wal"
+    beats = set()
+
+    def heard():
+        """How often it has called home, each time after writing its log."""
+        if wal.exists():
+            beats.add(wal.stat().st_mtime_ns)
+        return len(beats)
+
+    def role():
+        try:
+            return get(cluster.members[0], 7000, "/api/v1/masters")["masters"][0].get("role")
+        except YugabyteError:
+            return None
+
+    cluster.start_backbone()
+    cluster.serve("master", 1, **alone, master_join_existing_universe="true")
+    cluster.wait("master-1", lambda: heard() > 3)
+    assert role() == "NON_PARTICIPANT"
+    cluster.stop("master", 1)
+    cluster.serve("master", 1, **alone)
+    cluster.wait("master-1", lambda: role() == "LEADER")

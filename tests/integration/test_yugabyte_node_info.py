@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import time
 
 import pytest
@@ -159,3 +160,36 @@ def test_what_runs_with_what_is_read_from_the_process(tmp_path):
 
 def test_the_version_is_the_nodes(cluster):
     assert look(cluster)["releases"][f"yugabyte-{VERSION}"] is False  # its post_install.sh was never run here
+
+
+def as_units(monkeypatch, *running):
+    """The module finds these servers running."""
+    from ansible_collections.frameworks.database.plugins.modules import yugabyte_node_info
+
+    monkeypatch.setattr(yugabyte_node_info, "services", lambda *_: {
+        server: {"pid": int(server in running), "release": None} for server in ("master", "tserver")
+    })
+
+
+def test_flags_are_those_of_the_running_servers(cluster, monkeypatch):
+    as_units(monkeypatch, "master", "tserver")
+    wanted = ["logbufsecs", "ysql_yb_bnl_batch_size", "of_another_release"]
+    found = look(cluster, runtime_flags=wanted)["services"]
+    # The master knows nothing of YSQL's; what has its default is there, so that it can be set.
+    assert found["master"]["flags"].keys() == {"logbufsecs"}
+    assert found["tserver"]["flags"].keys() == {"logbufsecs", "ysql_yb_bnl_batch_size"}
+    subprocess.run(
+        [cluster.bin_dir / "yb-ts-cli", f"--server_address={cluster.address[1]}:7100", "set_flag", "--force",
+         "logbufsecs", "7"], check=True,
+    )
+    assert look(cluster, runtime_flags=wanted)["services"]["master"]["flags"] == {"logbufsecs": "7"}
+    as_units(monkeypatch)
+    assert look(cluster, runtime_flags=wanted)["services"]["master"]["flags"] == {}
+
+
+def test_a_node_without_a_master_asks_those_of_others(cluster, monkeypatch):
+    as_units(monkeypatch, "tserver")
+    elsewhere = {"address": "127.0.0.254", "masters": cluster.members}
+    found = look(cluster, **elsewhere)
+    assert found["masters"] == [] and {one["host"] for one in found["cluster"]["masters"]} == set(cluster.members)
+    assert look(cluster, **{**elsewhere, "masters": []})["cluster"] is None

@@ -64,16 +64,20 @@ class StandInCluster:
 
     def start(self):
         """All of it; waits until YSQL answers everywhere. Returns self."""
-        self._run(
-            "backbone", sys.executable, STAND_IN / "backbone.py", self.backbone, 17990, self.directory / "backbone"
-        )
-        self.wait("backbone", lambda: "ready" in self.logs["backbone"].read_text())
+        self.start_backbone()
         for kind in ("master", "tserver"):
             for number in self.numbers:
                 self.serve(kind, number)
         for number in self.numbers:
             self.wait(f"tserver-{number}", lambda number=number: self.socket(number).exists())
         return self
+
+    def start_backbone(self):
+        """What the servers share, without any of them."""
+        self._run(
+            "backbone", sys.executable, STAND_IN / "backbone.py", self.backbone, 17990, self.directory / "backbone"
+        )
+        self.wait("backbone", lambda: "ready" in self.logs["backbone"].read_text())
 
     def wait(self, name, condition):
         """Wait for it as long as the process lives; TimeoutError with its log."""

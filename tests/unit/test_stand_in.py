@@ -238,3 +238,31 @@ def test_a_new_node_gets_its_share():
     world.tservers.append(4)
     world.step(5)
     assert {one["user_total"] + one["system_total"] for one in world.cluster.tablet_servers()} == {9}
+
+
+def test_a_new_leader_knows_no_replica_before_its_server_has_called():
+    world = World()
+    assert world.cluster.health()["leaderless"] == []
+    world.cluster.step_down()
+    assert len(world.cluster.health()["leaderless"]) == len(world.cluster.health()["underreplicated"]) == 12
+    world.step(1)
+    assert world.cluster.health()["leaderless"] == world.cluster.health()["underreplicated"] == []
+
+
+def test_a_tserver_is_taken_off_the_list_only_from_the_blacklist():
+    world = World()
+    world.tservers.append(4)
+    world.step(5)
+    world.cluster.change_blacklist(False, "ADD", "h1:9100")
+    world.step(5)
+    with pytest.raises(cluster_module.Refused, match="lives or still has tablets"):
+        world.cluster.remove_tablet_server("t1")
+    world.silent = {("tserver", 1)}
+    world.step(10)
+    world.cluster.change_blacklist(False, "REMOVE", "h1:9100")
+    with pytest.raises(cluster_module.Refused, match="is not blacklisted"):
+        world.cluster.remove_tablet_server("t1")
+    world.cluster.change_blacklist(False, "ADD", "h1:9100")
+    world.cluster.remove_tablet_server("t1")
+    with pytest.raises(cluster_module.Refused, match="Not found"):
+        world.cluster.remove_tablet_server("t1")

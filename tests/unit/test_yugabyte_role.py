@@ -1,14 +1,18 @@
-"""Every flag that the role yugabyte_db sets is documented, with its page in data/yugabyte_flags.json."""
+"""What the role yugabyte_db decides: which flags it sets, each documented in data/yugabyte_flags.json, and when."""
 
 import json
 from pathlib import Path
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 ROOT = Path(__file__).parents[2]
 FLAGS = json.loads((ROOT / "tests/unit/data/yugabyte_flags.json").read_text())
-VARS = yaml.safe_load((ROOT / "roles/yugabyte_db/vars/main.yml").read_text())
+VARS, DEFAULTS = (
+    yaml.safe_load((ROOT / f"roles/yugabyte_db/{folder}/main.yml").read_text()) for folder in ("vars", "defaults")
+)
 SETS = {
     "yb-master": ("common", "master_only", "tls", "broadcast"),
     "yb-tserver": ("common", "tserver_only", "tls", "ycql", "broadcast"),
@@ -32,3 +36,159 @@ def test_no_set_of_flags_is_forgotten_here():
 def test_only_documented_runtime_flags_are_set_without_a_restart():
     documented = {name for program in SETS for name, flag in FLAGS[program].items() if not flag["restart"]}
     assert set(VARS["__yugabyte_db_runtime_flags"]) == documented
+
+
+# -- decisions --------------------------------------------------------------------------------------------------------
+
+def trusted(value):
+    """As Ansible reads it from a role's files: with templates in it."""
+    if isinstance(value, dict):
+        return {name: trusted(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [trusted(one) for one in value]
+    return trust_as_template(value) if isinstance(value, str) else value
+
+
+def service(**more):
+    return {"state": "active", "pid": 1, "configuration": None, "flags": {}, **more}
+
+
+def evaluate(expression, found=None, **variables):
+    """An expression as the host db1 of a cluster of three without TLS sees it; `found` is more of what it probed."""
+    node = {
+        "services": {"master": service(), "tserver": service()}, "cluster": None, "certificate": None,
+        "data": {"master": "formed", "tserver": "present"}, "ysql": {"superuser": "current", "opened": True},
+        **(found or {}),
+    }
+    probed = {"__yugabyte_db_probe": {"node": node}}
+    hosts = {"db1": {"inventory_hostname": "db1", **probed}, "db2": {}, "db3": {}, "db4": {}}
+    return Templar(loader=DataLoader(), variables={
+        **trusted(DEFAULTS), **trusted(VARS), "inventory_hostname": "db1", "hostvars": hosts,
+        "ansible_play_hosts": ["db1"], "ansible_play_hosts_all": ["db1"], "yugabyte_db_nodes": ["db1", "db2", "db3"],
+        "yugabyte_db_version": "2025.2.8.0", "yugabyte_db_tls": False, **probed, **variables,
+    }).template(trust_as_template(f"{{{{ {expression} }}}}"))
+
+
+def named(file, name):
+    """A task of the role."""
+    return next(one for one in yaml.safe_load((ROOT / f"roles/yugabyte_db/tasks/{file}.yml").read_text())
+                if one["name"] == name)
+
+
+def passes(task, found=None, **variables):
+    """Whether an assertion of the role holds."""
+    that = task["ansible.builtin.assert"]["that"]
+    conditions = [that] if isinstance(that, str) else that
+    return all(evaluate(one, found, **variables) for one in conditions)
+
+
+def configuration(**variables):
+    return evaluate("dict(__yugabyte_db_configuration)", **variables)
+
+
+def test_a_runtime_flag_needs_a_restart_only_where_it_is_taken_out_or_new():
+    with_flag = configuration(yugabyte_db_tserver_flags={"logbufsecs": 5})
+    assert configuration(yugabyte_db_tserver_flags={"logbufsecs": 6}) == with_flag
+    assert configuration()["tserver"] != with_flag["tserver"]
+    assert configuration()["master"] == with_flag["master"]
+    assert configuration(yugabyte_db_callhome=True) == configuration()
+
+
+def test_a_running_server_is_told_what_differs_and_what_it_knows():
+    wanted = {"logbufsecs": 5, "logtostderr": True, "minloglevel": 1}
+    right = configuration(yugabyte_db_tserver_flags=wanted)["tserver"]
+    flags = {"logbufsecs": "30", "logtostderr": "true", "callhome_enabled": "true"}
+
+    def untold(of):
+        services = {"master": service(configuration="of before"), "tserver": service(configuration=of, flags=flags)}
+        return evaluate("dict(__yugabyte_db_untold)", {"services": services}, yugabyte_db_tserver_flags=wanted)
+
+    told = [{"key": "callhome_enabled", "value": "false"}, {"key": "logbufsecs", "value": "5"}]
+    found = untold(right)
+    assert sorted(found["tserver"], key=str) == told and found["master"] == []
+    assert untold("of before")["tserver"] == []  # it is restarted anyway
+
+
+@pytest.mark.parametrize(("data", "joins"), [
+    ({"master": "absent", "tserver": "absent"}, "false"),
+    ({"master": "unformed", "tserver": "absent"}, "false"),
+    ({"master": "formed", "tserver": "absent"}, "true"),
+    ({"master": "absent", "tserver": "present"}, "true"),  # a node without a master
+])
+def test_masters_may_found_a_cluster_only_while_there_is_none(data, joins):
+    flag = "__yugabyte_db_flags.master.master_join_existing_universe"
+    assert evaluate(flag, {"data": data}) == joins
+    # It is set on a cluster that runs, so it asks for no restart.
+    assert configuration(found={"data": data}) == configuration()
+
+
+def member(host, role):
+    return {"host": host, "role": role}
+
+
+@pytest.mark.parametrize(
+    ("quorum", "old", "new"),
+    [
+        (["db1", "db2", "db3"], "db3", ["db1", "db2", "db4"]),
+        (["db1", "db2"], "db3", ["db1", "db2", "db4"]),  # the dead one has gone, the new one has not come
+        (["db1", "db2", "db4"], "db3", ["db1", "db2", "db4"]),
+        (["db1", "db2", "db3", "db4"], "db3", ["db1", "db2", "db4"]),  # a living one goes last
+    ],
+    ids=["at first", "between the two", "at the end", "between the two, alive"],
+)
+def test_an_exchange_goes_on_wherever_it_was_interrupted(quorum, old, new):
+    task = named("replace", "Work out who is a master from now on")
+    expression = task["ansible.builtin.set_fact"]["yugabyte_db_masters"].strip()[3:-3]
+    assert evaluate(
+        expression, {"cluster": {"masters": [member(host, "FOLLOWER") for host in quorum]}},
+        yugabyte_db_nodes=["db1", "db2", "db3", "db4"], yugabyte_db_leaving=[old], yugabyte_db_new="db4",
+        **trusted(task["vars"]),
+    ) == new
+
+
+def test_an_address_is_no_ipv6_literal():
+    """Whose colons would be taken for those before the port, in flags and in yb-admin's words."""
+    task = named("preflight", "The cluster makes sense")
+    good = {"yugabyte_db_build": "b60", "hostvars": {name: {} for name in ("db1", "db2", "db3")}}
+    assert passes(task, **good)
+    good["hostvars"]["db2"] = {"yugabyte_db_address": "2001:db8::2"}
+    assert not passes(task, **good)
+
+
+@pytest.mark.parametrize(("record", "back"), [
+    (None, False),
+    ({"from": "2025.2.7.0", "to": "2025.2.8.0"}, True),
+    ({"from": "2025.2.6.0", "to": "2025.2.8.0"}, False),  # no longer installed
+    ({"from": "2025.2.7.0", "to": "2025.2.8.0", "final": True}, False),
+])
+def test_there_is_no_way_back_once_finalizing_has_begun(record, back):
+    task = named("rollback_check", "There is something to go back to")
+    assert passes(task, {"upgrade": record, "releases": {"yugabyte-2025.2.7.0": True}}) is back
+
+
+@pytest.mark.parametrize(("mark", "data", "starts"), [
+    (None, "present", True), (None, "absent", True), ("a checksum", "absent", True), ("a checksum", "present", False),
+])
+def test_a_node_that_was_taken_out_is_not_started_with_its_data(mark, data, starts):
+    task = named("preflight_cluster", "The node was not taken out of the cluster")
+    found = {"files": {"/etc/yugabyte/taken-out": mark}, "data": {"master": "absent", "tserver": data}}
+    assert passes(task, found) is starts
+
+
+def test_nodes_that_are_missing_are_restarted_first():
+    tservers = [{"host": host, "alive": host != "db2"} for host in ("db1", "db2", "db3")]
+    masters = [member("db1", "LEADER"), member("db2", "UNREACHABLE"), member("db3", "FOLLOWER")]
+    probed = {"cluster": {"masters": masters, "tservers": tservers}, "upgrade": None}
+    both = {"__yugabyte_db_pending": ["master", "tserver"]}
+    waiting = [{"inventory_hostname": host, **both} for host in ("db1", "db2", "db3")]
+    assert evaluate("__yugabyte_db_turns", probed, __yugabyte_db_waiting=waiting) == [
+        ["master", "db2"], ["tserver", "db2"], ["master", "db3"], ["master", "db1"], ["tserver", "db1"],
+        ["tserver", "db3"],
+    ]
+
+
+def test_missing_nodes_are_those_that_the_cluster_does_without():
+    living = [{"host": host, "alive": host != "db3"} for host in ("db1", "db2", "db3")]
+    masters = [member("db1", "LEADER"), member("db2", "UNREACHABLE"), member("db3", "FOLLOWER")]
+    assert evaluate("__yugabyte_db_missing", {"cluster": {"masters": masters, "tservers": living}}) == ["db3", "db2"]
+    assert evaluate("__yugabyte_db_missing") == []

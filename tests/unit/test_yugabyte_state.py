@@ -56,13 +56,13 @@ def test_each_problem_is_told(state, says):
 
 def test_a_server_that_may_be_down_is_no_problem_and_its_tablets_neither():
     dead = cluster(tservers=[tserver("a"), tserver("b"), tserver("c", alive=False)], under_replicated=12)
-    assert dead.problems(ALL, ALL, ("tserver", "c")) == []
-    assert len(dead.problems(ALL, ALL, ("tserver", "b"))) == 2
-    assert len(dead.problems(ALL, ALL, ("master", "c"))) == 2
+    assert dead.problems(ALL, ALL, {("tserver", "c")}) == []
+    assert len(dead.problems(ALL, ALL, {("tserver", "b")})) == 2
+    assert len(dead.problems(ALL, ALL, {("master", "c")})) == 2
 
 
 def test_the_tablets_of_a_living_server_must_be_whole_before_it_goes():
-    assert cluster(under_replicated=1).problems(ALL, ALL, ("tserver", "c")) == ["1 tablets are under-replicated"]
+    assert cluster(under_replicated=1).problems(ALL, ALL, {("tserver", "c")}) == ["1 tablets are under-replicated"]
 
 
 def test_an_empty_dead_server_that_nobody_asks_for_is_no_problem():

@@ -245,7 +245,11 @@ class Server:
                 },
             )
         if path == "/api/v1/varz":
-            listed = [{"name": name, "value": value, "type": "Custom"} for name, value in sorted(self.flags.items())]
+            # Every flag that the program knows, set or not. The defaults are not known here.
+            listed = [
+                {"name": name, "value": self.flags.get(name, ""), "type": "Custom" if name in self.flags else "Default"}
+                for name in sorted(set(known(self.program)) | set(self.flags))
+            ]
             return "200 OK", "application/json", {"flags": listed}
         if path in ("/", "/healthz"):
             return "200 OK", "text/html", f"<h1>{self.program} stand-in</h1>".encode()
@@ -282,11 +286,15 @@ class Master(Server):
                 "kind": "master",
                 "server": {
                     **self.description(),
-                    "masters": self.masters_flag(),
+                    # One that may only join forms no quorum: without data of its own it waits to be taken in.
+                    "masters": [] if self.only_joins() else self.masters_flag(),
                     "replication_factor": int(self.flags.get("replication_factor", 3)),
                 },
             },
         )
+
+    def only_joins(self):
+        return true(self.flags, "master_join_existing_universe") and not self.consensus.exists()
 
     def heard(self):
         if self.known["member"] and not self.consensus.exists():
