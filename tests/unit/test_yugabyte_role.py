@@ -146,6 +146,22 @@ def test_an_exchange_goes_on_wherever_it_was_interrupted(quorum, old, new):
     ) == new
 
 
+@pytest.mark.parametrize(("quorum", "master", "starts"), [
+    (["db1", "db2", "db3"], "formed", True),
+    (["db1", "db2", "db3"], "absent", False),
+    (["db2", "db3", "db4"], "absent", True),  # not this one's any more
+    (None, "formed", True),
+    (None, "absent", False),  # all are down, and this one would found another cluster
+])
+def test_a_master_of_a_cluster_is_not_started_without_its_data(quorum, master, starts):
+    task = named("preflight_cluster", "The node has its data")
+    found = {
+        "cluster": quorum and {"masters": [member(host, "FOLLOWER") for host in quorum]},
+        "data": {"master": master, "tserver": "present"},
+    }
+    assert evaluate(task["when"], found) and passes(task, found, yugabyte_db_address="db1") is starts
+
+
 def test_an_address_is_no_ipv6_literal():
     """Whose colons would be taken for those before the port, in flags and in yb-admin's words."""
     task = named("preflight", "The cluster makes sense")
