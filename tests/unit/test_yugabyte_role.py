@@ -162,6 +162,33 @@ def test_a_master_of_a_cluster_is_not_started_without_its_data(quorum, master, s
     assert evaluate(task["when"], found) and passes(task, found, yugabyte_db_address="db1") is starts
 
 
+@pytest.mark.parametrize(("flags", "more", "goes"), [
+    ({}, {}, True),
+    ({"fs_data_dirs": "/var/lib/yugabyte", "use_node_to_node_encryption": "true"}, {"yugabyte_db_tls": True}, True),
+    ({"fs_data_dirs": "/var/lib/yugabyte", "use_node_to_node_encryption": "true"}, {}, False),
+    ({"fs_data_dirs": "/var/lib/yugabyte", "use_node_to_node_encryption": "true"},
+     {"yugabyte_db_restart_at_once": True}, True),
+    ({"fs_data_dirs": "/data"}, {}, False),
+])
+def test_tls_is_not_switched_one_server_at_a_time_and_data_stays_where_it_is(flags, more, goes):
+    task = named("preflight_cluster", "What cannot change stays")
+    assert passes(task, {"flags": {"tserver": flags}}, **trusted(task["vars"]), **more) is goes
+
+
+@pytest.mark.parametrize(("old", "goes"), [("db4", True), ("db1", False), ("db9", False)])
+def test_a_node_with_a_master_is_not_removed(old, goes):
+    task = named("leave", "The cluster can do without it")
+    nodes = ["db1", "db2", "db3", "db4"]
+    cluster = {"masters": [member(host, "FOLLOWER") for host in nodes[:3]], "placement": ["cloud1.datacenter1.rack1"]}
+    hosts = {name: {} for name in [*nodes[1:], "db9"]}
+    found = {"cluster": cluster}
+    node = evaluate("__yugabyte_db_probe.node", found)
+    assert passes(
+        task, found, yugabyte_db_nodes=nodes, yugabyte_db_old=old, yugabyte_db_leaving=[old],
+        hostvars={"db1": {"__yugabyte_db_probe": {"node": node}}, **hosts}, **trusted(task["vars"]),
+    ) is goes
+
+
 def test_an_address_is_no_ipv6_literal():
     """Whose colons would be taken for those before the port, in flags and in yb-admin's words."""
     task = named("preflight", "The cluster makes sense")
