@@ -230,6 +230,12 @@ def test_nodes_that_are_missing_are_restarted_first():
     ]
 
 
+def test_a_host_that_could_not_be_probed_counts_as_little_as_one_that_was_not():
+    hosts = {"db1": {"__yugabyte_db_probe": {"node": "found"}}, "db2": {"__yugabyte_db_probe": {"unreachable": True}}}
+    all_ = {"hostvars": {**hosts, "db3": {}}, "ansible_play_hosts_all": ["db1", "db2", "db3"]}
+    assert evaluate("__yugabyte_db_all_found", **all_) == ["found"]
+
+
 def test_missing_nodes_are_those_that_the_cluster_does_without():
     living = [{"host": host, "alive": host != "db3"} for host in ("db1", "db2", "db3")]
     masters = [member("db1", "LEADER"), member("db2", "UNREACHABLE"), member("db3", "FOLLOWER")]
