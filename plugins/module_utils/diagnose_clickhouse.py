@@ -9,6 +9,7 @@ from __future__ import annotations
 from .backup_clickhouse import ledger
 from .backup_folder import human
 from .clickhouse import ClickHouseError, Client, quote_string
+from .clickhouse_keeper import majority, read_keeper, tls_context
 from .diagnose_postgres import report_ledger
 
 AREA = "clickhouse"
@@ -127,3 +128,29 @@ def inside(report, client, database):
         return
     report.add(AREA, "ok", f"database {database} has {found['tables']} tables, {found['size']}")
     report_ledger(report, AREA, database, ledger(client, database))
+
+
+def keepers(report, addresses, tls):
+    """Whether the Keepers at `addresses`, "host:port" each, have a quorum. tls: the files of a login, or None."""
+    try:
+        context = tls_context(tls) if tls else None
+    except (OSError, ValueError) as error:
+        report.add("keeper", "problem", f"{tls['ca_cert']}, {tls['client_cert']} cannot be used: {error}",
+                   "run playbooks/certificates.yml")
+        return
+    found = [
+        read_keeper(host.strip("[]"), int(port), timeout=5, context=context)
+        for host, _colon, port in (address.rpartition(":") for address in addresses)
+    ]
+    serving = [one for one in found if one.serves]
+    quorum = len(serving) >= majority(len(found))
+    for one in found:
+        if one.problem:
+            report.add("keeper", "warning" if quorum else "problem", f"{one.host}: {one.problem}",
+                       f"on {one.host}: systemctl status clickhouse-keeper, and its log")
+    if not quorum:
+        report.add("keeper", "problem", f"no quorum: {len(serving)} of {len(found)} Keepers serve, "
+                   f"{majority(len(found))} have to; replicated tables are read-only", "start the Keepers named here")
+    else:
+        leader = ", ".join(one.host for one in serving if one.leads)
+        report.add("keeper", "ok", f"{len(serving)} of {len(found)} Keepers serve, led by {leader or 'none of them'}")

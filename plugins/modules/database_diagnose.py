@@ -164,6 +164,26 @@ options:
         description: "Not used: 5 s."
         type: int
         default: 60
+  keepers:
+    description:
+      - Addresses of all Keepers of a ClickHouse cluster, as C(host:port).
+    type: list
+    elements: str
+    default: []
+  keeper_tls:
+    description:
+      - Speak TLS with the Keepers, with these files.
+    type: dict
+    suboptions:
+      ca_cert:
+        description: File with the certificates of the authorities that are trusted.
+        type: path
+      client_cert:
+        description: File with this host's certificate.
+        type: path
+      client_key:
+        description: File with its key.
+        type: path
   clickhouse_databases:
     description:
       - Its databases to look into.
@@ -246,7 +266,11 @@ def main():
             "services": names, "ports": names, "paths": paths, "logs": paths, "certificates": paths, "backups": paths,
             "backup_max_age": {"type": "int", "default": 26}, "controller_time": {"type": "float"},
             "postgres": options(postgres.LOGIN_SPEC), "postgres_databases": names, "masters": names,
-            "clickhouse": options(clickhouse.LOGIN_SPEC), "clickhouse_databases": names,
+            "clickhouse": options(clickhouse.LOGIN_SPEC), "clickhouse_databases": names, "keepers": names,
+            "keeper_tls": options({
+                "ca_cert": {"type": "path"}, "client_cert": {"type": "path"},
+                "client_key": {"type": "path", "no_log": False},
+            }),
         },
         supports_check_mode=True,
     )
@@ -269,6 +293,9 @@ def main():
     if params["clickhouse"]:
         report.look("clickhouse", "server", lambda: diagnose_clickhouse.diagnose(
             report, params["clickhouse"], params["clickhouse_databases"]))
+    if params["keepers"]:
+        report.look("keeper", "keepers", lambda: diagnose_clickhouse.keepers(
+            report, params["keepers"], params["keeper_tls"]))
     for what, look in looks.items():
         report.look(what.rstrip("s"), what, look)
     module.exit_json(changed=False, lines=report.lines(), findings=report.findings, counts=report.counts())

@@ -10,6 +10,7 @@ import time
 import pytest
 from ansible_collections.frameworks.database.plugins.module_utils import diagnose
 from support.clickhouse import ClickHouseServer
+from support.clickhouse_cluster import KeeperDouble
 from support.modules import run_module
 from support.playbooks import HOST, ROOT, run_playbook
 from support.ports import free_port, wait_for
@@ -51,6 +52,30 @@ def test_nothing_that_is_down_makes_it_fail(tmp_path):
     assert "has no good backup -> run playbooks/backup.yml" in found(result, "backup", "problem")
     assert "no-one may see" not in json.dumps(result["findings"])
     assert result["lines"][0].startswith("problems: 5, warnings: 0, ") and result["lines"][1].startswith("PROBLEM")
+
+
+@pytest.mark.parametrize("down, state, said", [(0, "ok", "3 of 3 Keepers serve, led by 127.0.0.1"),
+                                               (1, "ok", "2 of 3 Keepers serve"), (2, "problem", "no quorum: 1 of 3")])
+def test_keepers_have_a_quorum_or_are_named(down, state, said):
+    port = free_port()
+    states = ["leader", "follower", "follower"]
+    keepers = [KeeperDouble(f"127.0.0.{number}", port, zk_server_state=one) for number, one in enumerate(states, 1)]
+    try:
+        for keeper in keepers[3 - down:]:
+            keeper.close()
+        result = look(keepers=[f"127.0.0.{number}:{port}" for number in (1, 2, 3)])
+    finally:
+        for keeper in keepers[:3 - down]:
+            keeper.close()
+    assert said in found(result, "keeper", state)
+    if down:
+        assert f"127.0.0.3: nothing listens on port {port}" in found(result, "keeper", ("warning", "problem")[down - 1])
+
+
+def test_certificates_of_a_keeper_that_are_not_there_are_named(tmp_path):
+    files = {name: str(tmp_path / name) for name in ("ca_cert", "client_cert", "client_key")}
+    result = look(keepers=["127.0.0.1:1"], keeper_tls=files)
+    assert files["ca_cert"] in found(result, "keeper", "problem") and "certificates.yml" in result["lines"][2]
 
 
 def test_bad_options_are_findings_not_tracebacks(tmp_path):
