@@ -6,6 +6,11 @@ CREATE OR REPLACE FUNCTION pg_catalog.version() RETURNS text LANGUAGE sql STABLE
          || ' on x86_64-pc-linux-gnu, compiled by nobody (stand-in), 64-bit'
 $$;
 
+CREATE OR REPLACE FUNCTION pg_catalog.yb_is_database_colocated(check_legacy boolean DEFAULT false) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+  SELECT datcollversion IS NOT DISTINCT FROM 'colocated' FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
+$$;
+
 CREATE OR REPLACE FUNCTION pg_catalog.yb_servers(
   OUT host text, OUT port bigint, OUT num_connections bigint, OUT node_type text,
   OUT cloud text, OUT region text, OUT zone text, OUT public_ip text, OUT uuid text

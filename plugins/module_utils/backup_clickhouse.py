@@ -164,7 +164,10 @@ class ClickHouseBackup:
             )
 
     def prepare(self, backup, copies, write):
-        """See to it that databases of a backup can be restored as `copies`, {database: copy}. Raises BackupError."""
+        """See to it that databases of a backup can be restored as `copies`, {database: copy}. Raises BackupError.
+
+        Returns a sentence on whatever will be left out.
+        """
         self.client.require(MINIMUM_VERSION, "restoring to it")
         known = self._databases()
         for database, copy in copies.items():
@@ -183,6 +186,7 @@ class ClickHouseBackup:
                 f"The server's disks have {human(free)} free; the restored copy takes {human(size)}, and "
                 f"{self.params['reserve_mb']} MB are to stay free. Make room, or lower reserve_mb."
             )
+        return []
 
     def restore(self, backup, database, target, proof=False):
         """Restore `database` of a backup as the new database `target` and compare it with the manifest.

@@ -44,7 +44,10 @@ SELECT pg_get_userbyid(d.datdba), pg_encoding_to_char(d.encoding), d.datcollate,
     FROM pg_db_role_setting AS s, unnest(s.setconfig) AS one WHERE s.setdatabase = d.oid)
 FROM pg_database AS d WHERE d.datname = current_database()
 """
-# pg_shdepend leaves out the superuser that made the cluster; on another server he may be missing all the same.
+# Of colocation a dump says nothing: a database is colocated from its beginning or never.
+_COLOCATED = "SELECT yb_is_database_colocated()"
+# Roles that the contents need. pg_shdepend leaves out the superuser that made the cluster; on another server he may be
+# missing all the same. Who only has rights on the database, or settings in it, is in `acl` and `settings`: attached().
 _ROLES = """
 SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' AND oid IN (
   SELECT refobjid FROM pg_shdepend AS s JOIN pg_database AS d ON d.oid = s.dbid
@@ -116,19 +119,32 @@ def ledger(connection):
     return {name: {"applied": applied, "unfinished": unfinished} for name, applied, unfinished in found}
 
 
-def properties(connection):
+def properties(connection, dialect):
     """What belongs to the connected database and is not in a dump of its contents."""
     names = (
         "owner", "encoding", "collate", "ctype", "connection_limit", "size", "comment", "provider", "locale", "acl",
         "settings",
     )
     found = dict(zip(names, query(connection, _DATABASE)[0]))
+    found["colocated"] = "colocation" in dialect.database_options and query(connection, _COLOCATED)[0][0]
     return {**found, "roles": [name for (name,) in query(connection, _ROLES)]}
+
+
+def attached(wanted):
+    """{role: what properties() `wanted` give it}, for roles that the contents may well do without."""
+    found = {}
+    for what, entries in (("rights on the database", wanted["acl"] or ()), ("settings", wanted["settings"])):
+        for role, *_rest in entries:
+            if role and what not in found.setdefault(role, []):
+                found[role].append(what)
+    return found
 
 
 def create_statement(name, wanted, dialect):
     """CREATE DATABASE for an empty `name` with the properties() `wanted`."""
     text = f"CREATE DATABASE {quote_identifier(name)} OWNER {quote_identifier(wanted['owner'])}"
+    if "colocation" in dialect.database_options and wanted.get("colocated"):
+        text += " COLOCATION = true"
     if "encoding" in dialect.database_options:
         text += (
             f" TEMPLATE template0 ENCODING {quote_literal(wanted['encoding'])} "
@@ -140,16 +156,23 @@ def create_statement(name, wanted, dialect):
     return text
 
 
-def property_statements(name, wanted):
-    """The statements that give the database `name` the grants, settings and limit of properties() `wanted`."""
+def property_statements(name, wanted, gone=()):
+    """The statements that give the database `name` the grants, settings and limit of properties() `wanted`.
+
+    gone: roles that the server does not have; what is theirs is left out.
+    """
     database = quote_identifier(name)
     yield f"ALTER DATABASE {database} CONNECTION LIMIT {wanted['connection_limit']}"
     if wanted["acl"] is not None:
         yield f"REVOKE ALL ON DATABASE {database} FROM PUBLIC, {quote_identifier(wanted['owner'])}"
         for role, privilege, grantable in wanted["acl"]:
+            if role in gone:
+                continue
             to = quote_identifier(role) if role else "PUBLIC"
             yield f"GRANT {privilege} ON DATABASE {database} TO {to}" + (" WITH GRANT OPTION" if grantable else "")
     for role, setting in wanted["settings"]:
+        if role in gone:
+            continue
         parameter, _equals, value = setting.partition("=")
         # A parameter of an extension has a dot in its name.
         quoted = ".".join(quote_identifier(part) for part in parameter.split("."))

@@ -177,7 +177,7 @@ class PostgresBackup:
         try:
             for connection in (aside, reader):
                 contents.settle(connection)
-            entry = {"file": file, **contents.properties(aside), "ledger": contents.ledger(aside)}
+            entry = {"file": file, **contents.properties(aside, self.dialect), "ledger": contents.ledger(aside)}
             before = contents.sequences(aside), contents.objects(aside)
             if self.dialect.name == "postgresql":
                 # The rows are counted in the snapshot that is dumped, so they are those of the dump to the last one.
@@ -230,7 +230,8 @@ class PostgresBackup:
                 )
         else:
             self.programs.run(what, "pg_restore", "--exit-on-error", f"--dbname={conninfo(target)}", path)
-        for statement in contents.property_statements(target, entry):
+        gone = set(contents.attached(entry)) - self._roles()
+        for statement in contents.property_statements(target, entry, gone):
             self._query(statement)
         copy = postgres.connect(self.params, target)
         try:
@@ -247,7 +248,7 @@ class PostgresBackup:
     def prepare(self, backup, copies, write):
         """See to it that databases of a backup can be restored as `copies`, {database: copy}. Raises BackupError.
 
-        write: roles may be created where that is asked for.
+        write: roles may be created where that is asked for. Returns a sentence on whatever will be left out.
         """
         entries = [backup.manifest["databases"][name] for name in copies]
         for target in copies.values():
@@ -259,21 +260,40 @@ class PostgresBackup:
         if self.dialect.name == "postgresql" and directory and os.path.isdir(directory):
             size = sum(entry["size"] for entry in entries)
             require_space(directory, size, self.params["reserve_mb"], "the restored copy")
-        known = {name for (name,) in self._query("SELECT rolname FROM pg_roles")}
+        known = self._roles()
         missing = sorted({role for entry in entries for role in entry["roles"]} - known)
+        less = {name: set(contents.attached(backup.manifest["databases"][name])) - known for name in copies}
         if missing and not self.params["roles"]:
             raise BackupError(
                 f"The server lacks roles that own or may use what is in the backup: {', '.join(missing)}. Create them "
                 f"first, as the environment's playbook does, or let roles=true take them from {backup.path}/roles.sql."
             )
-        if missing and write:
-            self._create_roles(backup, missing, known)
+        if self.params["roles"]:
+            wanted = sorted(role for role in set(missing).union(*less.values()) if not role.startswith("pg_"))
+            self._create_roles(backup, wanted, known, write)
+            return []
+        return [
+            f"{name}: the server has no role {role}, so its {' and '.join(has)} are left out; roles=true creates it"
+            for name in copies for role, has in sorted(contents.attached(backup.manifest["databases"][name]).items())
+            if role in less[name]
+        ]
 
-    def _create_roles(self, backup, missing, known):
-        with open(os.path.join(backup.path, "roles.sql"), encoding="utf-8") as file:
-            for line in file:
-                if any(line.startswith(start) for role in missing for start in role_statements(role)):
-                    self._query(line)
+    def _roles(self):
+        return {name for (name,) in self._query("SELECT rolname FROM pg_roles")}
+
+    def _create_roles(self, backup, missing, known, write):
+        path = os.path.join(backup.path, "roles.sql")
+        with open(path, encoding="utf-8") as file:
+            lines = file.readlines()
+        starts = {role: tuple(role_statements(role)) for role in missing}
+        absent = [role for role in missing if not any(line.startswith(starts[role]) for line in lines)]
+        if absent:
+            raise BackupError(f"{path} does not have {', '.join(absent)}: create them first, then run again.")
+        if not write:
+            return
+        for line in lines:
+            if line.startswith(tuple(start for one in starts.values() for start in one)):
+                self._query(line)
         known.update(missing)
         for role, member, admin in backup.manifest["memberships"]:
             if {role, member} <= known and (role in missing or member in missing):

@@ -69,10 +69,10 @@ def restore(module, store, server):
         raise BackupError("suffix is empty: a copy needs another name, until replace=true gives it the original's.")
     require_intact(store, backup)
     copies = {name: name + params["suffix"] for name in databases}
-    server.prepare(backup, copies, write=not module.check_mode)
+    notes = server.prepare(backup, copies, write=not module.check_mode)
     if module.check_mode:
         lines = [f"{name}: would be restored as {copy} from {backup.name}" for name, copy in copies.items()]
-        return {"backup": backup.summary(), "lines": lines}
+        return {"backup": backup.summary(), "lines": lines + notes}
     lines = {}
     for name, copy in copies.items():
         tables, rows = server.restore(backup, name, copy)
@@ -80,7 +80,7 @@ def restore(module, store, server):
     # Only once all of them are there and compared.
     for name, copy in copies.items() if params["replace"] else ():
         lines[name] += f"; it is now {name}{server.swap(backup, name, copy)}"
-    return {"backup": backup.summary(), "lines": list(lines.values())}
+    return {"backup": backup.summary(), "lines": [*lines.values(), *notes]}
 
 
 def prove(module, store, server):

@@ -128,7 +128,7 @@ def of_the_database(postgres, name):
     """What is kept about a database outside of it."""
     return postgres.query(
         "SELECT datacl::text, datconnlimit, pg_get_userbyid(datdba), datcollate, shobj_description(oid, 'pg_database'),"
-        " (SELECT array_agg((setrole, setconfig)::text ORDER BY setrole) FROM pg_db_role_setting"
+        " (SELECT array_agg((pg_get_userbyid(setrole), setconfig)::text ORDER BY setrole) FROM pg_db_role_setting"
         " WHERE setdatabase = d.oid) "
         "FROM pg_database AS d WHERE datname = %s", (name,))
 
@@ -257,6 +257,44 @@ def test_missing_roles_are_named_or_brought_back_with_their_passwords(postgres, 
     assert postgres.query("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (ROLE,)) == [(secret,)]
     assert postgres.query(f"SELECT pg_has_role('{ROLE}', '{OTHER}', 'MEMBER')") == [(True,)]
     assert len(rows(postgres, database)) == 1000
+
+
+@pytest.mark.parametrize("given", [
+    "GRANT CONNECT, TEMPORARY ON DATABASE {database} TO readers",
+    "ALTER ROLE readers IN DATABASE {database} SET work_mem = '6MB'",
+])
+def test_a_role_that_is_only_attached_to_it_is_done_without_or_brought_back(postgres, database, backup, given):
+    postgres.query("CREATE ROLE readers")
+    try:
+        postgres.query(given.format(database=quoted(database)))
+        backup(databases=[database])
+        around = of_the_database(postgres, database)
+        postgres.query("REVOKE ALL ON DATABASE {0} FROM readers; ALTER ROLE readers IN DATABASE {0} RESET ALL".format(
+            quoted(database)))
+        postgres.query("DROP ROLE readers")
+        without = of_the_database(postgres, database)
+        assert backup("proved")["backup"]["proof"]["passed"] is True
+        foreseen, result = backup("restored", check=True)["lines"][1:], backup("restored")
+        assert foreseen == result["lines"][1:] and "the server has no role readers, so its" in foreseen[0]
+        assert of_the_database(postgres, database + "_restored") == without
+        backup("restored", roles=True, suffix="_2")
+        assert of_the_database(postgres, database + "_2") == around != without
+    finally:
+        for name in (database, database + "_2"):
+            postgres.query(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)")
+        postgres.query("DROP ROLE IF EXISTS readers")
+
+
+def test_roles_that_the_backup_does_not_have_are_named_before_anything(postgres, database, backup):
+    made = backup(databases=[database])["backup"]
+    path = Path(made["path"], "manifest.json")
+    manifest = json.loads(path.read_text())
+    manifest["databases"][database]["roles"].append("nobody's")
+    path.write_text(json.dumps(manifest))
+    for check in (True, False):
+        with pytest.raises(ModuleFailed, match="roles.sql does not have nobody's: create them first"):
+            backup("restored", roles=True, check=check)
+    assert not postgres.query("SELECT 1 FROM pg_database WHERE datname LIKE '%_restored'")
 
 
 def test_who_may_not_read_passwords_makes_a_backup_without_them(postgres, application, backup):

@@ -66,6 +66,21 @@ def test_what_was_lost_comes_back_in_place_and_busy_tables_fail_no_proof(cluster
     assert sql("SELECT count(*) FROM t", "frameworks") == "100"
 
 
+def test_a_colocated_database_comes_back_colocated_and_no_other(cluster, sql, tmp_path):
+    for name, options in (("together", " WITH COLOCATION = true"), ("apart", "")):
+        sql(f"CREATE DATABASE {name}{options}")
+        sql("DROP EVENT TRIGGER IF EXISTS stand_in_refuse; DROP SCHEMA IF EXISTS stand_in CASCADE", name)
+        sql("CREATE TABLE t AS SELECT 1 AS n", name)
+    arguments = {
+        "path": str(tmp_path / "backups"), "login_host": cluster.address[1], "login_port": 5433, "reserve_mb": 1,
+        "login_user": "yugabyte", "login_db": "yugabyte", "bin_dir": str(cluster.bin_dir.parent / "postgres/bin"),
+    }
+    run_module("postgres_backup", {**arguments, "databases": ["together", "apart"]})
+    run_module("postgres_backup", {**arguments, "state": "restored"})
+    assert sql("SELECT yb_is_database_colocated()", "together_restored") == "t"
+    assert sql("SELECT yb_is_database_colocated()", "apart_restored") == "f"
+
+
 def test_a_diagnosis_sees_the_nodes_and_which_one_is_gone(cluster):
     login = {"login_host": cluster.address[1], "login_port": 5433, "login_user": "yugabyte", "login_db": "yugabyte"}
 

@@ -106,11 +106,12 @@ def test_what_ysql_runs_is_run(statement):
 
 
 @pytest.mark.parametrize(("sent", "run"), [
-    ("CREATE DATABASE d WITH COLOCATION = true", "CREATE DATABASE d"),
-    ("CREATE DATABASE d OWNER o COLOCATION=true", "CREATE DATABASE d OWNER o"),
+    ("CREATE DATABASE d WITH COLOCATION = true", "CREATE DATABASE d WITH COLLATION_VERSION = 'colocated'"),
+    ("CREATE DATABASE d WITH COLOCATION = false", "CREATE DATABASE d"),
+    ("CREATE DATABASE d OWNER o COLOCATION=true", "CREATE DATABASE d OWNER o COLLATION_VERSION = 'colocated'"),
     ("SELECT 'COLOCATION = true'", "SELECT 'COLOCATION = true'"),
 ])
-def test_colocation_is_understood_and_forgotten(sent, run):
+def test_colocation_is_understood_and_remembered(sent, run):
     assert ysql.rewrite(sent, None).strip() == run
 
 

@@ -90,7 +90,11 @@ def rewrite(text, application):
         quoted = message.replace("'", "''")
         return f"DO $stand_in$BEGIN RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = '{quoted}'; END$stand_in$"
     if COLOCATION.search(text) and any(one.startswith("CREATE DATABASE") for one in statements(text)):
-        text = re.sub(r"\bWITH\s*(?=;|$)", "", COLOCATION.sub("", text).rstrip(), flags=re.IGNORECASE)
+        # PostgreSQL remembers it in a column of pg_database that means nothing here; ysql.sql reads it.
+        text = COLOCATION.sub(
+            lambda one: "COLLATION_VERSION = 'colocated'" if one.group().lower().endswith("true") else "", text
+        )
+        text = re.sub(r"\bWITH\s*(?=;|$)", "", text.rstrip(), flags=re.IGNORECASE)
     if application == "pg_dump":  # the stand-in's own trigger is no part of anybody's database
         text = text.replace(
             "FROM pg_event_trigger e",
