@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,6 +24,8 @@ TOOL = "frameworks.database"
 FORMAT = 1
 # A folder on its way in or out; it becomes a backup, or ceases to be one, by a rename.
 PARTIAL = ".partial-"
+_OURS = re.compile(re.escape(PARTIAL) + r"\d{8}T\d{6}Z")
+_NAME = "%Y%m%dT%H%M%SZ"
 
 BACKUP_SPEC = {
     "path": {"type": "path", "required": True},
@@ -195,10 +198,19 @@ class Store:
         require_space(self.path, size, reserve_mb, "the backup")
 
     def clean(self):
-        """Remove what runs that were killed have left. Only under the lock."""
+        """Remove what runs that were killed have left, by their names. Only under the lock."""
         for name in self._folders():
-            if name.startswith(PARTIAL) and os.path.lexists(os.path.join(self.path, name, MANIFEST)):
-                shutil.rmtree(os.path.join(self.path, name))
+            if _OURS.fullmatch(name):
+                self._delete(os.path.join(self.path, name))
+
+    @staticmethod
+    def _delete(path):
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            raise BackupError(
+                f"{error.filename or path} cannot be deleted: {error.strerror or error}. Delete {path} by hand."
+            ) from None
 
     @contextlib.contextmanager
     def new(self, manifest):
@@ -207,10 +219,10 @@ class Store:
         Where the block raises, nothing is left of it. The Backup is `self.made` afterwards.
         """
         created = now()
-        name = created.strftime("%Y%m%dT%H%M%SZ")
+        name = created.strftime(_NAME)
         while os.path.lexists(os.path.join(self.path, name)):
             created += datetime.timedelta(seconds=1)
-            name = created.strftime("%Y%m%dT%H%M%SZ")
+            name = created.strftime(_NAME)
         partial = os.path.join(self.path, PARTIAL + name)
         head = {
             "tool": TOOL, "format": FORMAT, "engine": self.engine, "created": created.isoformat(),
@@ -218,7 +230,6 @@ class Store:
         }
         try:
             make_folder(partial)
-            write_json(os.path.join(partial, MANIFEST), head)  # so that it is known as ours if it stays behind
             yield partial
             write_json(os.path.join(partial, MANIFEST), {**head, **manifest, "files": take_stock(partial)})
             os.rename(partial, os.path.join(self.path, name))
@@ -248,10 +259,16 @@ class Store:
         return [one for one in backups if one.name not in staying]
 
     def remove(self, backup):
-        """Delete a backup. It stops being one before the first of its files goes."""
-        partial = os.path.join(self.path, PARTIAL + backup.name)
-        os.rename(backup.path, partial)
-        shutil.rmtree(partial)
+        """Delete a backup. It stops being one before the first of its files goes. Only after clean().
+
+        Whatever it is called, from then on it has a name that clean() knows.
+        """
+        partial = os.path.join(self.path, PARTIAL + backup.created.astimezone(datetime.timezone.utc).strftime(_NAME))
+        try:
+            os.rename(backup.path, partial)
+        except OSError as error:
+            raise BackupError(f"{backup.path} cannot be deleted: {error.strerror or error}.") from None
+        self._delete(partial)
 
 
 def make_folder(path):

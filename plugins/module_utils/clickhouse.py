@@ -55,7 +55,14 @@ class ClickHouseError(Exception):
 
 
 class ConnectionFailed(ClickHouseError):
-    """No usable answer: nothing listens, TLS refused, not ClickHouse's HTTP interface, no answer in time."""
+    """No usable answer: TLS refused, not ClickHouse's HTTP interface, no answer in time.
+
+    unreachable: nothing listens.
+    """
+
+    def __init__(self, message, unreachable=False):
+        super().__init__(message)
+        self.unreachable = unreachable
 
 
 class UnsupportedVersion(ClickHouseError):
@@ -190,7 +197,8 @@ class Client:
         except urllib.error.HTTPError as error:
             raise self._refusal(error.code, error.headers, self._read_refusal(error)) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise ConnectionFailed(self._cause(error)) from error
+            refused = isinstance(getattr(error, "reason", error), ConnectionRefusedError)
+            raise ConnectionFailed(self._cause(error), unreachable=refused) from error
         if "text/html" in answer.headers.get("Content-Type", ""):
             raise ConnectionFailed(f"{self.address} answers with a web page, not like ClickHouse: check login_port")
         return to_text(text)

@@ -94,6 +94,8 @@ def main():
     stores = [Store(params["path"], engine) for engine in ENGINES]
     try:
         with contextlib.nullcontext() if nothing_to_lock else stores[0].locked(params["lock_timeout"]):
+            if not nothing_to_lock:
+                stores[0].clean()
             for store in stores:
                 going = store.superfluous(params["keep"], params["keep_days"])
                 for backup in () if module.check_mode else going:

@@ -299,6 +299,21 @@ def test_check_mode_writes_nothing(server, database, backup):
     assert before == (folders(backup), databases(server))
 
 
+def test_check_mode_on_a_host_without_a_server_is_no_failure(backup):
+    result = backup(databases=["d"], check=True, login_port=1)
+    assert result["changed"] and "nothing listens" in result["lines"][0]
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"tls": True}, "does not complete the TLS handshake"), ({"login_host": "no.such.invalid"}, "cannot be resolved"),
+    ({"tls": True, "ca_cert": "/nowhere/ca.crt"}, "/nowhere/ca.crt. cannot be used"),
+    ({"login_password": "wrong"}, "refuses user"),
+])
+def test_check_mode_fails_for_a_login_that_will_not_do(backup, options, said):
+    with pytest.raises(ModuleFailed, match=said):
+        backup(databases=["d"], check=True, **options)
+
+
 @pytest.fixture
 def small_disk(server):
     """A file system of 4 MB within the server's reach."""
@@ -330,7 +345,7 @@ def test_a_server_that_dies_in_the_middle_leaves_nothing(server, database, backu
 
     monkeypatch.setattr(ClickHouseBackup, "_tables", die)
     try:
-        with pytest.raises(ModuleFailed, match="nothing listens"):
+        with pytest.raises(ModuleFailed, match="the server is stopping or crashed"):
             backup(databases=[database])
     finally:
         server.start()

@@ -369,6 +369,15 @@ def test_check_mode_on_a_host_without_a_server_is_no_failure(tmp_path):
     assert result["changed"] and "refused" in result["lines"][0]
 
 
+@pytest.mark.parametrize("options, said", [
+    ({"login_password": "wrong"}, "password authentication failed"),
+    ({"ssl_mode": "require"}, "does not support SSL"), ({"login_user": "nobody"}, "check login_user"),
+])
+def test_check_mode_fails_for_a_login_that_will_not_do(backup, options, said):
+    with pytest.raises(ModuleFailed, match=said):
+        backup(databases=["postgres"], check=True, **options)
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 10 MB."""

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,8 @@ def test_what_a_killed_run_has_left_is_removed_and_nothing_else(store):
     left = context.__enter__()
     os.makedirs(f"{store.path}/.partial-of-somebody-else")
     os.makedirs(f"{store.path}/20200101T000000Z")
+    # Killed before it had written anything, or while it was deleted.
+    os.makedirs(f"{store.path}/.partial-20200101T000000Z/data")
     store.clean()
     assert not os.path.exists(left)
     assert sorted(os.listdir(store.path)) == [".partial-of-somebody-else", "20200101T000000Z"]
@@ -145,6 +148,38 @@ def test_the_last_good_one_and_foreign_folders_stay(store):
     os.makedirs(f"{store.path}/20200101T000000Z")
     assert len(prune(store, keep=1, keep_days=0)["removed"]) == 2
     assert names(store) == [good] and os.path.isdir(f"{store.path}/20200101T000000Z")
+
+
+def test_a_prune_that_was_killed_is_completed_by_the_next(store, monkeypatch):
+    make(store, days=1)
+    old = make(store, days=400)
+    os.rename(f"{store.path}/{old}", f"{store.path}/before the upgrade")
+
+    def killed(path, *_more, **_options):
+        os.unlink(f"{path}/manifest.json")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(backup_folder.shutil, "rmtree", killed)
+        prune(store, keep=1, keep_days=7)
+    assert len(os.listdir(store.path)) == 3 and len(names(store)) == 1
+    assert prune(store, keep=1, keep_days=7, check=True)["changed"] is False and len(os.listdir(store.path)) == 3
+    prune(store, keep=1, keep_days=7)
+    assert sorted(os.listdir(store.path)) == [".lock", *names(store)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_cannot_be_deleted_is_named(store):
+    make(store, days=1)
+    old = Path(store.path, make(store, days=400))
+    (old / "mounted").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", old / "mounted"], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        with pytest.raises(ModuleFailed, match="mounted cannot be deleted: .*busy"):
+            prune(store, keep=1, keep_days=7)
+    finally:
+        subprocess.run(["umount", next(path for path in Path(store.path).glob("*/mounted"))], check=True)
 
 
 def test_what_a_kept_increment_adds_to_stays(store):
