@@ -1,0 +1,46 @@
+"""The role's tasks for ClickHouse's own packages on a bare machine, without a server: what they say and what they touch."""
+
+import pytest
+from support import sandbox as sandboxes
+from support.clickhouse_config import CLUSTER, ROLE
+from support.playbooks import role_play
+
+ALONE = {**CLUSTER, "clickhouse_db_cluster": "", "clickhouse_db_nodes": [], "clickhouse_db_keepers": []}
+
+
+@pytest.fixture
+def machine():
+    """A Sandbox that looks as if systemd ran in it."""
+    reason = sandboxes.available()
+    if reason:
+        pytest.skip(reason)
+    sandbox = sandboxes.Sandbox()
+    try:
+        sandbox.start().run("mkdir", "-p", "/run/systemd/system")
+        yield sandbox
+    finally:
+        sandbox.close()
+
+
+def phases(*names):
+    """A play of some phases of the role."""
+    return {
+        "name": "Phases", "hosts": "all", "gather_facts": False, "vars_files": [str(ROLE / "vars/server.yml")],
+        "tasks": [
+            {"name": name, "ansible.builtin.include_role": {
+                "name": "frameworks.database.clickhouse_db", "tasks_from": f"server/{name}.yml",
+            }} for name in names
+        ],
+    }
+
+
+def test_no_secret_is_printed_where_the_configuration_cannot_be_written(machine):
+    variables = {
+        **CLUSTER, "clickhouse_db_tls": False, "clickhouse_db_nodes": ["test"], "clickhouse_db_keepers": ["test"],
+        "clickhouse_db_shard": 1, "clickhouse_db_keeper_id": 1,
+    }
+    run = machine.playbook(phases("probe", "configure"), variables, "-vvv", "--diff")
+    assert run.code and "/etc/clickhouse-server/config.d/frameworks-cluster.xml" in run.output
+    secrets = [variables[name] for name in variables if name.endswith(("password", "secret"))]
+    found = [secret for secret in [*secrets, "secret of &lt;the", "password_sha256_hex"] if secret in run.output]
+    assert len(secrets) == 4 and not found
