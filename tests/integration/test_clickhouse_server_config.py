@@ -192,6 +192,20 @@ def test_what_needs_no_restart_is_in_files_that_the_server_reloads(place, tmp_pa
     assert third["configuration"]["keeper"] == place.result["configuration"]["keeper"]
 
 
+def test_what_the_command_line_gives_as_text_is_understood(place, tmp_path):
+    """`-e name=false` is text, as `-e name=0` is."""
+    def given(name, tls):
+        (tmp_path / name).mkdir()
+        variables = {**place.variables, "clickhouse_db_tls": tls, "clickhouse_db_prometheus_port": "0"}
+        return work_out(tmp_path / name, ["texts", "configuration", "stale"], {
+            **variables, "clickhouse_db_restart": "false", "clickhouse_db_certificate_renew_days": "60",
+        })
+
+    encrypted, plain = given("true", "true"), given("false", "false")
+    assert {name: encrypted[name] for name in place.result} == place.result
+    assert plain == given("plain", False) and plain["texts"] != encrypted["texts"]
+
+
 def test_a_server_of_its_own_has_neither_cluster_nor_keeper(tmp_path):
     place = Place(
         tmp_path, "one", {"one": {}}, clickhouse_db_cluster="", clickhouse_db_nodes=[], clickhouse_db_keepers=[],

@@ -1,9 +1,8 @@
-"""The role's tasks for ClickHouse's own packages on a bare machine, without a server: what they say and what they touch."""
+"""The tasks for ClickHouse's own packages on a bare machine, without a server: what they say and what they touch."""
 
 import pytest
 from support import sandbox as sandboxes
 from support.clickhouse_config import CLUSTER, ROLE
-from support.playbooks import role_play
 
 ALONE = {**CLUSTER, "clickhouse_db_cluster": "", "clickhouse_db_nodes": [], "clickhouse_db_keepers": []}
 

@@ -81,3 +81,55 @@ def test_the_readme_is_that_of_the_specs(role):
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     assert (role / "README.md").read_text() == tool.readme(role), "run `make docs`"
+
+
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+CONDITIONS = ("when", "that", "until", "changed_when", "failed_when")
+OPERATOR = r"(?:[<>=!]=|[<>*/+-])"
+
+
+def expressions(value, key=""):
+    """The Jinja expressions in a part of a YAML file, without the strings in them.
+
+    A value that is nothing but a variable is none, unless it is an internal one's: options of a module convert it.
+    """
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from expressions(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from expressions(inner, key)
+    elif isinstance(value, str):
+        found = [value] if key in CONDITIONS else re.findall(r"\{\{.*?\}\}|\{%.*?%\}", value, re.S)
+        whole = re.fullmatch(r"\{\{ *\w+( \| default\([^)]*\))* *\}\}\s*", value) and not key.startswith("__")
+        yield from (QUOTED.sub("''", one) for one in found if not whole)
+
+
+def unconverted(kinds, pattern):
+    """Where a public variable of one of these types stands in an expression of a role or playbook as `pattern` says."""
+    names = {
+        name for role in ROLES for entry in load(role / "meta/argument_specs.yml")["argument_specs"].values()
+        for name, option in entry.get("options", {}).items() if option.get("type") in kinds
+    }
+    use = re.compile(pattern.replace("NAME", rf"\b(?:{'|'.join(sorted(names))})\b"))
+    files = [
+        path for folder in ("roles", "playbooks") for ending in ("yml", "j2")
+        for path in (ROOT / folder).rglob(f"*.{ending}")
+    ]
+    assert len(names) > 20 and len(files) > 100
+    return [
+        f"{path.relative_to(ROOT)}: {one.strip()}" for path in files if path.parent.name != "meta"
+        for one in expressions(path.read_text() if path.suffix == ".j2" else load(path)) if use.search(one)
+    ]
+
+
+def test_booleans_are_converted_where_they_are_used():
+    """`-e name=false` on the command line is text, which is true for Jinja, and the check of arguments leaves it so."""
+    assert not unconverted({"bool"}, r"NAME(?!(?: \| default\([^)]*\))? \| bool)")
+
+
+def test_numbers_are_converted_where_something_is_computed_with_them():
+    """`-e name=3` is text too: it cannot be compared with a number, and "0" is true."""
+    before = rf"(?:{OPERATOR} |\bin \[1, |\[:)NAME(?! \| (?:int|float))"
+    behind = rf"NAME (?:{OPERATOR}|is (?:odd|even)|%}})"
+    assert not unconverted({"int", "float"}, f"{before}|{behind}")
