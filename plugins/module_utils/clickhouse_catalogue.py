@@ -74,9 +74,10 @@ def read(client, declared, exclusive=(), cluster=None):
         for catalogue, row in table("settings_profile_elements"):
             kind = next(kind for kind in ("profile", "user", "role") if row[f"{kind}_name"] is not None)
             catalogue.profile_elements.setdefault((kind, row[f"{kind}_name"]), []).append(row)
-    if wanted("quotas"):
+    if wanted("users", "quotas"):
         for catalogue, row in table("quotas"):
             catalogue.quotas[row["name"]] = {**row, "limits": {}}
+    if wanted("quotas"):
         for catalogue, row in table("quota_limits"):
             if row["quota_name"] in catalogue.quotas:  # it may have gone between the two queries
                 catalogue.quotas[row["quota_name"]]["limits"][row["duration"]] = row

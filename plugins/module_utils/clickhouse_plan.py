@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from .clickhouse import quote_identifier, quote_string
 from .clickhouse_access import ACCESS_SPEC, LIMITS, QUOTA_KEYS, host_key
+from .clickhouse_fingerprint import fingerprint, masked, owner, remembers
 from .clickhouse_rights import WITH_OPTION, Item, Refused, Rights, plan_rights
 
 MASK = "'********'"
@@ -28,16 +29,17 @@ class Statement(NamedTuple):
 class Planner:
     """Makes the statements for one server's difference; `plan()` returns them in the order in which they work.
 
-    password_differs(user, row): whether the stored password is another than the declared one. format_filter(text): a
-    row policy's condition as the server writes it. version: the server's.
+    logs_in(user, row): whether the declared passwords let the user in, None where that cannot be seen from here.
+    may_come(hosts): whether a user with these hosts, as stored_hosts() has them, may log in from here.
+    format_filter(text): a row policy's condition as the server writes it. version: the server's.
     """
 
     def __init__(self, declared, catalogue, privileges, version, *, exclusive=(), cluster=None, login_user=None,
-                 password_differs=lambda user, row: False, format_filter=str):
+                 logs_in=lambda user, row: True, may_come=lambda hosts: True, format_filter=str):
         self.declared = {kind: declared.get(kind) or [] for kind in ACCESS_SPEC}
         self.has, self.privileges, self.version = catalogue, privileges, version
         self.exclusive, self.login_user = exclusive, login_user  # exclusive never takes the user of this login
-        self.password_differs, self.format_filter = password_differs, format_filter
+        self.logs_in, self.may_come, self.format_filter = logs_in, may_come, format_filter
         self._on = f" ON CLUSTER {quote_identifier(cluster)}" if cluster else ""
         self._statements = []
 
@@ -138,15 +140,19 @@ class Planner:
         row = self.has.users.get(user["name"])
         if row is not None:
             self._check_storage("users", user["name"], item)
-        changes, masked = [], []
-        if row is None or self._login_differs(user, row):
+        changes, shown = [], []
+        remembered = [quota for quota in self.has.quotas if owner(quota) == user["name"]]
+        sets = row is None or self._login_differs(user, row, remembered)
+        if sets:
             if user["auth"] == "sha256_password" and not user.get("password"):
                 raise Refused(f"{item}.password: is missing, and the user does not exist yet")
-            sql, shown = self._identified(user, item)
+            sql, masked_sql = self._identified(user, item)
             changes.append(sql)
-            masked.append(shown)
+            shown.append(masked_sql)
+            self._forget(remembered)
         hosts = user.get("hosts")
-        if hosts is not None and (row is None or _host_keys(hosts) != stored_hosts(row)):
+        moves = hosts is not None and (row is None or _host_keys(hosts) != stored_hosts(row))
+        if moves:
             changes.append(_host_sql(hosts))
         if user.get("default_database") is not None and user["default_database"] != (row or {}).get("default_database"):
             changes.append(f"DEFAULT DATABASE {quote_identifier(user['default_database'])}")
@@ -157,21 +163,46 @@ class Planner:
         if row is None or changes:
             verb = "ALTER USER" if row is not None else "CREATE USER IF NOT EXISTS"
             head = f"{verb} {name}{self._on} "
-            self._say(head + " ".join(changes), head + " ".join([*masked, *changes[len(masked):]]))
+            self._say(head + " ".join(changes), head + " ".join([*shown, *changes[len(shown):]]))
+        if user.get("password") and (sets or user["update_password"] == "always"):
+            kinds = _host_keys(hosts) if hosts is not None else stored_hosts(row) if row else {("ANY", "")}
+            self._remember(user, remembered, sets, (sets or moves) and not self.may_come(kinds))
 
-    def _login_differs(self, user, row):
+    def _forget(self, remembered):
+        """Before anything else happens to a password: a run that is cut off must not leave one that is remembered."""
+        for quota in remembered:
+            self._say(f"DROP QUOTA IF EXISTS {quote_identifier(quota)}{self._on}",
+                      f"DROP QUOTA IF EXISTS {quote_identifier(masked(quota))}{self._on}")
+
+    def _remember(self, user, remembered, sets, unseen):
+        """Keep the fingerprint of what the user has now, where the next run could not find that out by a login."""
+        passwords = _passwords(user)
+        if not sets and any(remembers(quota, passwords) for quota in remembered):
+            return
+        if not sets:
+            self._forget(remembered)
+        if remembered or unseen:
+            head = "CREATE QUOTA IF NOT EXISTS "
+            tail = f"{self._on} NOT KEYED TO NONE"
+            self._say(f"{head}{quote_identifier(fingerprint(user['name'], passwords))}{tail}",
+                      f"{head}{quote_identifier('password of ' + user['name'] + ': ********')}{tail}")
+
+    def _login_differs(self, user, row, remembered):
         if user["auth"] == "no_password":
             return row["auth_type"] != ["no_password"]
         if not user.get("password") or user["update_password"] == "on_create":
             return False
         expected = ["sha256_password"] * (2 if user.get("previous_password") else 1)
-        return user["update_password"] == "force" or row["auth_type"] != expected or self.password_differs(user, row)
+        if user["update_password"] == "force" or row["auth_type"] != expected:
+            return True
+        works = self.logs_in(user, row)
+        return not works if works is not None else not any(remembers(one, _passwords(user)) for one in remembered)
 
     def _identified(self, user, item):
         """IDENTIFIED … with salted hashes, so that no statement, log or error message holds a password."""
         if user["auth"] == "no_password":
             return ("IDENTIFIED WITH no_password",) * 2
-        passwords = [user["password"], *filter(None, [user.get("previous_password")])]
+        passwords = _passwords(user)
         if len(passwords) > 1 and self.version < SEVERAL_METHODS:
             raise Refused(
                 f"{item}.previous_password: two passwords at once need ClickHouse "
@@ -293,6 +324,8 @@ class Planner:
         ):
             for name, row in sorted(found.items()):
                 if self._is_to_go(kind, (name, None, None), row):
+                    if kind == "users":
+                        self._forget([quota for quota in self.has.quotas if owner(quota) == name])
                     self._say(f"DROP {word} IF EXISTS {quote_identifier(name)}{self._on}")
         for database in self.declared["databases"]:
             if database["state"] == "absent" and database["name"] in self.has.databases:
@@ -311,8 +344,12 @@ class Planner:
             return True
         return (
             kind in self.exclusive and key not in states and row.get("storage") != "users_xml"
-            and not (kind == "users" and name == self.login_user)
+            and not (kind == "users" and name == self.login_user) and not (kind == "quotas" and owner(name) is not None)
         )
+
+
+def _passwords(user):
+    return [user["password"], *filter(None, [user.get("previous_password")])]
 
 
 def setting_text(value):

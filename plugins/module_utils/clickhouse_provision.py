@@ -29,7 +29,7 @@ class Server:
     def __init__(self, params, check_mode, warn):
         self.params, self.check_mode, self.warn = params, check_mode, warn
         self.client = Client(params)
-        self.run = []
+        self.run, self._address = [], None
 
     def access(self, declared):
         """Make up for the difference, in check mode only say so. Returns the statements without secrets.
@@ -66,7 +66,7 @@ class Server:
             planner = Planner(
                 declared, catalogue, privileges, self.client.version, exclusive=exclusive, cluster=cluster,
                 login_user=self.client.user, format_filter=self._format_filter,
-                password_differs=(lambda user, row: False) if again else self._password_differs,
+                logs_in=(lambda user, row: True) if again else self._logs_in, may_come=self._may_come,
             )
             for statement in planner.plan():
                 if not (again and statement.shown != statement.sql):
@@ -94,34 +94,30 @@ class Server:
             ) from error
         self.run.append(statement.shown)
 
-    def _password_differs(self, user, row):
-        """Whether a login with one of the passwords fails. A user who may not come from here keeps the password."""
+    def _logs_in(self, user, row):
+        """Whether all passwords let the user in; None where a refusal may be about where the login comes from."""
         for password in filter(None, (user["password"], user["previous_password"])):
             try:
                 Client({**self.params, "login_user": user["name"], "login_password": password}).execute("SELECT 1")
             except AuthenticationFailed:
-                if self._may_come_from_here(row):
-                    return True
-                self.warn(
-                    f"the password of {user['name']!r} stays as it is: the user may not log in from this host, so it "
-                    "cannot be compared; update_password force sets it in every run"
-                )
-                return False
+                return False if self._may_come(stored_hosts(row)) else None
             except ServerError:
                 continue  # the login worked, the query is not allowed
-        return False
+        return True
 
-    def _may_come_from_here(self, row):
-        kinds = stored_hosts(row)
-        if ("ANY", "") in kinds:
+    def _may_come(self, hosts):
+        """Whether a user with these hosts certainly may log in from here."""
+        if ("ANY", "") in hosts:
             return True
-        mine = self.client.execute("SELECT toString(address) FROM system.processes WHERE query_id = queryID()").strip()
+        if self._address is None:
+            query = "SELECT toString(address) FROM system.processes WHERE query_id = queryID()"
+            self._address = self.client.execute(query).strip().replace("::ffff:", "")
         try:
-            address = ipaddress.ip_address(mine.replace("::ffff:", ""))
+            address = ipaddress.ip_address(self._address)
         except ValueError:
             return False
-        return ("LOCAL", "") in kinds and address.is_loopback or any(
-            kind == "IP" and address in ipaddress.ip_network(text) for kind, text in kinds
+        return ("LOCAL", "") in hosts and address.is_loopback or any(
+            kind == "IP" and address in ipaddress.ip_network(text) for kind, text in hosts
         )
 
     def _format_filter(self, text):

@@ -41,6 +41,7 @@ def access(double, check=False, **options):
 
 def settled(double, **options):
     """Run twice: the statements of the first run, the second having found nothing to do."""
+    double.executed.clear()
     planned = access(double, check=True, **options)["statements"]
     assert double.executed == []
     first = access(double, **options)
@@ -48,7 +49,6 @@ def settled(double, **options):
     assert not first.get("warnings"), first["warnings"]
     again = access(double, **options)
     assert (again["changed"], again["statements"]) == (False, []), again["statements"]
-    double.executed.clear()
     return first["statements"]
 
 
@@ -103,7 +103,7 @@ def test_everything_at_once_and_then_nothing(double):
     ("settings_profiles", 1, {"inherit": []}, ["ALTER SETTINGS PROFILE `limited` SETTINGS max_memory_usage"]),
     ("settings_profiles", 1, {"constraints": []}, ["ALTER SETTINGS PROFILE `limited` SETTINGS INHERIT `base`"]),
     ("users", 0, {"hosts": ["local"]}, ["ALTER USER `app` HOST LOCAL"]),
-    ("users", 0, {"hosts": []}, ["ALTER USER `app` HOST NONE"]),
+    ("users", 0, {"hosts": []}, ["ALTER USER `app` HOST NONE", "CREATE QUOTA IF NOT EXISTS `password"]),
     ("users", 0, {"profile": "base"}, ["ALTER USER `app` SETTINGS PROFILE `base`"]),
     ("users", 0, {"default_database": "e"}, ["ALTER USER `app` DEFAULT DATABASE `e`"]),
     ("users", 2, {"auth": "sha256_password", "password": PASSWORD}, ["ALTER USER `probe` IDENTIFIED WITH sha256_hash"]),
@@ -123,7 +123,6 @@ def test_everything_at_once_and_then_nothing(double):
 ])
 def test_one_difference_is_one_statement(double, kind, index, change, begins):
     access(double, **EVERYTHING)
-    double.executed.clear()
     changed = {**EVERYTHING, kind: list(EVERYTHING[kind])}
     changed[kind][index] = {**changed[kind][index], **change}
     statements = settled(double, **changed)
@@ -146,15 +145,92 @@ def test_a_password_is_compared_by_a_login_and_never_seen(double):
     assert not access(double, users=users)["changed"]
 
 
-def test_a_password_that_cannot_be_compared_stays_with_a_warning(double):
-    users = [{"name": "app", "password": PASSWORD, "hosts": ["192.0.2.0/24"]}]
-    access(double, users=users)
+ELSEWHERE = ["192.0.2.0/24"]
+FORGET = "DROP QUOTA IF EXISTS `password of app: {salt}:********`"
+SET = "ALTER USER `app` IDENTIFIED WITH sha256_hash BY '********' SALT '********'"
+REMEMBER = "CREATE QUOTA IF NOT EXISTS `password of app: ********` NOT KEYED TO NONE"
+
+
+def remembered(double):
+    """The names of the quotas that remember passwords, on the first replica."""
+    return [name for name in double.replicas[0].rows["quotas"] if name.startswith("password of ")]
+
+
+def has(double, password):
+    """Whether this is the password that the double lets `app` in with, wherever from."""
+    digest, salt = double.replicas[0].secrets["app"][0]
+    return hashlib.sha256((password + salt).encode()).hexdigest() == digest
+
+
+def test_a_password_that_cannot_be_compared_is_set_once_for_each_new_one(double):
+    users = [{"name": "app", "password": PASSWORD, "hosts": ELSEWHERE}]
+    assert settled(double, users=users)[-1] == REMEMBER
+    salt = remembered(double)[0].split(":")[1].strip()
     users[0]["password"] = "the second one"
     result = access(double, users=users)
-    assert not result["changed"]
-    assert "may not log in from this host" in str(result["warnings"])
-    users[0]["update_password"] = "force"
+    # Forgotten first: whatever happens then, the next run does not take the old one for granted.
+    assert result["statements"] == [FORGET.format(salt=salt), SET, REMEMBER] and has(double, "the second one")
+    digest = remembered(double)[0].rpartition(":")[2]
+    assert digest not in str(result) and "the second one" not in str(result) and not result.get("warnings")
+    assert settled(double, users=users) == [] and len(remembered(double)) == 1
+    users[0]["previous_password"] = "the second one"
+    users[0]["password"] = "the third one"
+    assert SET.split(" BY")[0] in settled(double, users=users)[1] and len(remembered(double)) == 1
+    assert settled(double, users=[{"name": "app", "state": "absent"}])[0].startswith("DROP QUOTA")
+    assert remembered(double) == []
+
+
+def test_a_password_that_another_tool_has_set_is_set_again_where_nothing_is_remembered(double):
+    access(double, users=[{"name": "app", "password": PASSWORD}])
+    double.replicas[0].run("ALTER USER `app` HOST NAME 'app.example.org'")
+    users = [{"name": "app", "password": "the second one"}]
+    assert settled(double, users=users) == [SET, REMEMBER] and has(double, "the second one")
+
+
+def test_a_password_is_remembered_before_it_gets_out_of_sight(double):
+    users = [{"name": "app", "password": PASSWORD}]
+    assert not any("QUOTA" in statement for statement in settled(double, users=users))
+    users[0]["hosts"] = ELSEWHERE
+    assert settled(double, users=users) == ["ALTER USER `app` HOST IP '192.0.2.0/24'", REMEMBER]
+    users[0].update(hosts=["any"], password="the second one")
+    settled(double, users=users)
+    users[0]["hosts"] = ELSEWHERE
+    assert settled(double, users=users) == ["ALTER USER `app` HOST IP '192.0.2.0/24'"]
+    users[0]["password"] = PASSWORD
+    assert SET in settled(double, users=users) and has(double, PASSWORD)
+
+
+@pytest.mark.parametrize("fails", ["DROP QUOTA", "ALTER USER", "CREATE QUOTA"])
+def test_a_run_that_ends_in_the_middle_leaves_no_password_taken_for_granted(double, fails):
+    users = [{"name": "app", "password": PASSWORD, "hosts": ELSEWHERE}]
+    access(double, users=users)
+    double.denied = {fails: 497}
+    with pytest.raises(ModuleFailed):
+        access(double, users=[{**users[0], "password": "the second one"}])
+    double.denied = {}
+    settled(double, users=users)
+    assert has(double, PASSWORD)
+
+
+def test_what_is_remembered_is_no_quota_that_somebody_forgot_to_declare(double):
+    users = [{"name": "app", "password": PASSWORD, "hosts": ELSEWHERE}]
+    access(double, users=users)
+    assert settled(double, users=users, exclusive=["quotas"]) == [] and len(remembered(double)) == 1
+    statements = settled(double, users=[{"name": "x", "password": PASSWORD}], exclusive=["users"])
+    assert any(statement.startswith("DROP QUOTA") for statement in statements) and remembered(double) == []
+
+
+def test_a_cluster_remembers_as_one(cluster):
+    users = [{"name": "app", "password": PASSWORD, "hosts": ELSEWHERE}]
+    assert len([one for one in settled(cluster, cluster="c", users=users) if "QUOTA" in one]) == 1
+    assert settled(cluster, cluster="c", users=[{**users[0], "password": "the second one"}])
+    assert [list(one.rows["quotas"]) for one in cluster.replicas] == [remembered(cluster)] * 2
+
+
+def test_force_sets_the_password_in_every_run(double):
+    users = [{"name": "app", "password": PASSWORD, "hosts": ELSEWHERE, "update_password": "force"}]
     assert access(double, users=users)["changed"] and access(double, users=users)["changed"]
+    assert not access(double, users=[{**users[0], "update_password": "always"}])["changed"]
 
 
 def test_a_password_only_for_a_new_user(double):
@@ -214,7 +290,6 @@ def test_what_is_not_declared_stays_unless_exclusive_says_so(double):
     double.replicas[0].run("GRANT `reader` TO `app`")
     options = {kind: EVERYTHING[kind][:1] for kind in EVERYTHING}
     options["settings_profiles"] = EVERYTHING["settings_profiles"][:2]
-    double.executed.clear()
     assert settled(double, **options) == []
     statements = settled(double, **options, exclusive=["grants"])
     assert sorted(statements) == ["REVOKE INSERT, TRUNCATE ON `e`.* FROM `app`", "REVOKE `reader` FROM `app`"]

@@ -1,8 +1,11 @@
 """The role clickhouse_db with a server that runs already: a double of its access storage (see there)."""
 
+import json
+
 import pytest
+import yaml
 from support.clickhouse_double import AccessDouble
-from support.playbooks import role_play, run_playbook
+from support.playbooks import HOST, role_play, run_playbook
 from support.ports import free_port
 
 PASSWORD, ADMIN_PASSWORD = "pass of the app", "s3cret of the admin"
@@ -55,3 +58,25 @@ def test_a_server_that_is_not_there_or_too_old_is_named(double, tmp_path):
     double.version = "22.3.20.29"
     done = run(tmp_path, double.login()["login_port"])
     assert done.code and "is version 22.3.20.29; this collection needs 22.8 or newer" in " ".join(done.output.split())
+
+
+def test_nobody_is_told_a_password_that_a_server_has_not_taken(double, tmp_path):
+    """As in environment.yml: servers first, then the application's settings. One of two servers cannot be reached."""
+    told = {"name": "Tell", "hosts": "application", "gather_facts": False, "tasks": [
+        {"name": "Tell it", "ansible.builtin.debug": {"msg": "told the password"}},
+    ]}
+    playbook, inventory = tmp_path / "both.yml", tmp_path / "more.json"
+    playbook.write_text(yaml.safe_dump([{**role_play("clickhouse_db"), "hosts": "all:!application"}, told]))
+    port = double.login()["login_port"]
+    variables = {
+        "clickhouse_db_install_method": "external", "clickhouse_db_login_host": "127.0.0.1",
+        "clickhouse_db_password": PASSWORD, "clickhouse_db_admin_password": ADMIN_PASSWORD,
+        "clickhouse_db_databases": [],
+    }
+    for second, reached in ((port, True), (free_port(), False)):
+        inventory.write_text(json.dumps({
+            "all": {"hosts": {"second": {**HOST, **variables, "clickhouse_db_login_port": second}}},
+            "application": {"hosts": {"app": HOST}},
+        }))
+        done = run_playbook(tmp_path, playbook, {**variables, "clickhouse_db_login_port": port}, "-i", str(inventory))
+        assert ("told the password" in done.output) == (done.code == 0) == reached, done.output
