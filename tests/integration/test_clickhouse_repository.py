@@ -3,13 +3,21 @@
 On a real apt, with a repository of packages that hold next to nothing.
 """
 
+import configparser
 import json
 
 import pytest
 from support import sandbox as sandboxes
 from support.clickhouse_config import CLUSTER, FOUND, ROLE
 
-SOURCES = {"/etc/apt/sources.list.d/clickhouse.sources": None, "/etc/apt/apt.conf.d/90-clickhouse-proxy": None}
+KEY, SOURCE = "/etc/apt/keyrings/clickhouse.asc", "/etc/apt/sources.list.d/clickhouse.sources"
+PROXY = "/etc/apt/apt.conf.d/90-clickhouse-proxy"
+DNF_KEY, DNF_SOURCE = "/etc/pki/rpm-gpg/RPM-GPG-KEY-clickhouse", "/etc/yum.repos.d/clickhouse.repo"
+LOOK = f"""
+import hashlib, json, pathlib
+files = [pathlib.Path(path) for path in {(KEY, SOURCE, PROXY, DNF_KEY, DNF_SOURCE)}]
+print(json.dumps({{str(one): hashlib.sha256(one.read_bytes()).hexdigest() if one.exists() else None for one in files}}))
+"""
 
 
 @pytest.fixture
@@ -28,15 +36,16 @@ def machine():
         sandbox.close()
 
 
-def install(machine, **variables):
-    """Run the tasks for the repository and the packages. Returns a Run."""
+def install(machine, *phases, packages="deb", **variables):
+    """Run the tasks for the repository and the packages, or just some. Returns a Run."""
+    found = {**FOUND, "system": {**FOUND["system"], "packages": packages}, "files": json.loads(machine.python(LOOK))}
     play = {
         "name": "Install", "hosts": "all", "gather_facts": False,
         "vars_files": [str(ROLE / "vars/server.yml")],
         "tasks": [
             {"name": task, "ansible.builtin.include_role": {
                 "name": "frameworks.database.clickhouse_db", "tasks_from": f"server/{task}.yml",
-            }} for task in ("repository_deb", "install_repository")
+            }} for task in phases or ("repository", "install_repository")
         ],
     }
     return machine.playbook(play, {
@@ -44,7 +53,7 @@ def install(machine, **variables):
         "clickhouse_db_keepers": [], "clickhouse_db_repository_url": f"file:{machine.folder}",
         "clickhouse_db_repository_key": f"{machine.folder}/key.asc",
         "clickhouse_db_repository_key_fingerprint": machine.keys["key"],
-        "__clickhouse_db_server_probe": {"stdout": json.dumps({**FOUND, "files": SOURCES})}, **variables,
+        "__clickhouse_db_server_probe": {"stdout": json.dumps(found)}, **variables,
     })
 
 
@@ -80,7 +89,7 @@ def test_another_key_is_refused_before_anything_is_installed(machine):
     run = install(machine, clickhouse_db_repository_key=f"{machine.folder}/other.asc")
     says = f"holds the key {machine.keys['other']}, but clickhouse_db_repository_key_fingerprint is"
     assert run.code and says in " ".join(run.output.split()) and not installed(machine)
-    for path in ("/etc/apt/keyrings/clickhouse.asc", "/etc/apt/sources.list.d/clickhouse.sources"):
+    for path in (KEY, SOURCE):
         machine.run("test", "!", "-e", path)
 
 
@@ -104,7 +113,55 @@ def test_a_release_that_is_not_there_is_named(machine):
     assert run.code and "25.9.9.9" in run.output and not installed(machine)
 
 
-def test_the_proxy_is_for_this_repository_alone(machine):
-    install(machine, clickhouse_db_proxy="http://proxy.example:3128").ok()
-    text = machine.run("cat", "/etc/apt/apt.conf.d/90-clickhouse-proxy").stdout
-    assert 'Acquire::https::Proxy::' in text and '"http://proxy.example:3128"' in text
+def test_the_proxy_is_for_this_repository_alone_and_goes_when_it_is_taken_out(machine):
+    install(machine, "repository", clickhouse_db_proxy="http://user:secret@proxy.example:3128").ok()
+    text = machine.run("cat", PROXY).stdout
+    assert "Acquire::https::Proxy::" in text and '"http://user:secret@proxy.example:3128"' in text
+    assert machine.run("stat", "-c", "%a", PROXY).stdout == "600\n"
+    assert install(machine, "repository").ok().count("changed") == 1
+    machine.run("test", "!", "-e", PROXY)
+    assert install(machine, "repository").ok().count("changed") == 0
+
+
+def test_another_key_reaches_a_host_that_has_one(machine):
+    install(machine).ok()
+    other = {
+        "clickhouse_db_repository_key": f"{machine.folder}/other.asc",
+        "clickhouse_db_repository_key_fingerprint": machine.keys["other"],
+    }
+    install(machine, "repository", **other).ok()
+    assert machine.run("cat", KEY).stdout == machine.run("cat", "other.asc").stdout
+    assert install(machine, "repository", **other).ok().count("changed") == 0
+    machine.run("rm", KEY)
+    install(machine, "repository").ok()
+    assert machine.run("cat", KEY).stdout == machine.run("cat", "key.asc").stdout
+
+
+def test_dnf_checks_the_index_with_a_key_that_was_held_to_its_fingerprint(machine):
+    """The vendor's packages have no signature: dnf, told to look for one, would install none of them."""
+    dnf = {"packages": "rpm", "clickhouse_db_repository_url": "https://mirror.example"}
+    run = install(machine, "repository", **dnf, clickhouse_db_repository_key_fingerprint="A" * 40)
+    assert run.code and "holds the key" in run.output
+    machine.run("test", "!", "-e", DNF_SOURCE)
+    machine.run("mkdir", "-p", "/etc/yum.repos.d")
+    install(machine, "repository", **dnf).ok()
+    assert machine.run("cat", DNF_KEY).stdout == machine.run("cat", "key.asc").stdout
+    found = configparser.ConfigParser()
+    found.read_string(machine.run("cat", DNF_SOURCE).stdout)
+    assert dict(found["clickhouse"]) == {
+        "name": "ClickHouse", "baseurl": "https://mirror.example/rpm/lts/", "gpgcheck": "0", "repo_gpgcheck": "1",
+        "gpgkey": f"file://{DNF_KEY}", "exclude": "clickhouse-*",
+    }
+    assert install(machine, "repository", **dnf).ok().count("changed") == 0
+    install(machine, "repository", **dnf, clickhouse_db_proxy="http://user:secret@proxy.example:3128").ok()
+    assert "proxy=http://user:secret@proxy.example:3128\n" in machine.run("cat", DNF_SOURCE).stdout
+    assert machine.run("stat", "-c", "%a", DNF_SOURCE).stdout == "600\n"
+
+
+def test_packages_that_somebody_has_freed_are_held_again(machine):
+    install(machine).ok()
+    assert install(machine, "probe", "install").ok().output.count("Hold them") == 0
+    machine.run("apt-mark", "unhold", "clickhouse-server")
+    install(machine, "probe", "install").ok()
+    assert set(installed(machine).values()) == {("25.8.3.66", "hold")}
+    assert install(machine, "probe", "install").ok().count("changed") == 0

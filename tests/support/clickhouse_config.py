@@ -12,7 +12,7 @@ FOUND = {
     "system": {"name": "Debian", "machine": "x86_64", "uid": 0, "systemd": True, "packages": "deb"},
     "files": {}, "directories": {}, "packages": {}, "services": {}, "ports": {},
     "certificate": None, "addresses": {"resolved": ["192.0.2.1"], "foreign": [], "error": None}, "link": None,
-    "macros": {}, "data": False, "account": True,
+    "macros": {}, "data": False, "account": True, "held": [],
 }
 CLUSTER = {
     "clickhouse_db_install_method": "archive", "clickhouse_db_version": "25.8.3.66", "clickhouse_db_cluster": "fw",
@@ -22,7 +22,7 @@ CLUSTER = {
     "clickhouse_db_pki_dir": "/nowhere", "clickhouse_db_ca_passphrase": "passphrase of the authority",
     "clickhouse_db_password": "password of the application", "clickhouse_db_admin_password": "password of the admin",
     "clickhouse_db_cluster_secret": "secret of <the> cluster",
-    "clickhouse_db_interserver_password": "password & between hosts",
+    "clickhouse_db_interserver_password": "password & between hosts", "clickhouse_db_listen_hosts": ["0.0.0.0"],
 }
 HOSTS = {
     "a1": {"clickhouse_db_shard": 1, "clickhouse_db_zone": "x", "clickhouse_db_keeper_id": 1},
