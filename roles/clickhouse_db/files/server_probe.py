@@ -76,6 +76,14 @@ def packages(names):
     return {row[0]: row[1] for row in rows if len(row) == 2}
 
 
+def held(names):
+    """Those that dpkg keeps at their version; all where there is no dpkg."""
+    if not shutil.which("dpkg-query"):
+        return names
+    rows = output("dpkg-query", "-W", "-f", "${Package}\t${db:Status-Want}\n", *names).splitlines()
+    return [name for name, _tab, want in (row.partition("\t") for row in rows) if want == "hold"]
+
+
 def services(units):
     """{unit: state}. `configuration` is what the running process was started with, None where it does not say."""
     found = {}
@@ -160,7 +168,7 @@ def answer(question):
         "system": system(),
         "files": {path: digest(path) for path in question["files"]},
         "directories": {path: os.path.isdir(path) for path in question["directories"]},
-        "packages": packages(question["packages"]),
+        "packages": packages(question["packages"]), "held": held(question["packages"]),
         "services": services(question["units"]),
         "ports": listeners(set(question["ports"])),
         "certificate": certificate(question["certificate"], question["key"]),
