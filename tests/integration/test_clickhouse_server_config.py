@@ -215,7 +215,9 @@ def test_a_server_of_its_own_has_neither_cluster_nor_keeper(tmp_path):
     root = ElementTree.fromstring(place.result["texts"][f"{place.etc}/config.d/frameworks.xml"])
     assert root.findtext("http_port") == "8123" and root.find("interserver_http_port").get("remove")
     assert root.find("openSSL") is None and root.find("user_directories/replicated") is None
-    assert {row["name"] for row in place.local("SELECT name FROM system.users")} == {"admin", "default"}
+    users = {row["name"]: row for row in place.local("SELECT name, host_names FROM system.users")}
+    # From where the role itself logs in: a connection to the host's own address comes from there.
+    assert set(users) == {"admin", "default"} and sorted(users["admin"]["host_names"]) == ["localhost", "one"]
 
 
 @pytest.fixture

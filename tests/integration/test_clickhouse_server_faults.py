@@ -84,6 +84,9 @@ VARIABLES = {
     "clickhouse_db_interserver_password is missing: make one": {"clickhouse_db_interserver_password": ""},
     "clickhouse_db_ca_passphrase is missing: make one": {"clickhouse_db_ca_passphrase": ""},
     "clickhouse_db_tls needs either clickhouse_db_pki_dir": {"clickhouse_db_pki_dir": ""},
+    "clickhouse_db_listen_hosts is 127.0.0.1, localhost, where nobody reaches a1": {
+        "clickhouse_db_listen_hosts": ["127.0.0.1", "localhost"],
+    },
     "clickhouse_db_admin_user is default": {"clickhouse_db_admin_user": "default"},
     "clickhouse_db_server_cert is missing: a certificate of yours takes all three": {
         "clickhouse_db_server_ca": "/none",
@@ -122,6 +125,24 @@ def test_hosts_that_are_not_fit(tmp_path, says):
     found = faults(tmp_path, found=MACHINES[says])
     assert any(says in fault for fault in found), found
     assert len(found) == 1
+
+
+ALONE = {"clickhouse_db_cluster": "", "clickhouse_db_nodes": [], "clickhouse_db_keepers": []}
+
+
+@pytest.mark.parametrize("listen, resolved, says", [
+    (["127.0.0.1"], "192.0.2.1", "where nobody reaches one, by which this host is known"),
+    (["127.0.0.1"], "127.0.1.1", "where nobody reaches one"),
+    (["::1", "localhost"], "127.0.0.1", None),
+    (["192.0.2.1"], "192.0.2.1", None),
+    (["::"], "192.0.2.1", None),
+])
+def test_a_server_of_its_own_listens_where_it_is_looked_for(tmp_path, listen, resolved, says):
+    found = faults(
+        tmp_path, {**ALONE, "clickhouse_db_listen_hosts": listen}, {"one": {}}, "one",
+        {"addresses": {"resolved": [resolved], "foreign": [], "error": None}},
+    )
+    assert found == [] if says is None else any(says in fault for fault in found), found
 
 
 def test_macros_that_are_the_same_are_no_fault(tmp_path):
