@@ -3,6 +3,7 @@
 import pytest
 from support import sandbox as sandboxes
 from support.clickhouse_config import CLUSTER, ROLE
+from support.playbooks import role_play
 
 ALONE = {**CLUSTER, "clickhouse_db_cluster": "", "clickhouse_db_nodes": [], "clickhouse_db_keepers": []}
 
@@ -43,3 +44,21 @@ def test_no_secret_is_printed_where_the_configuration_cannot_be_written(machine)
     secrets = [variables[name] for name in variables if name.endswith(("password", "secret"))]
     found = [secret for secret in [*secrets, "secret of &lt;the", "password_sha256_hex"] if secret in run.output]
     assert len(secrets) == 4 and not found
+
+
+@pytest.mark.parametrize("method", ["archive", "repository"])
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "cluster"])
+def test_check_succeeds_on_a_bare_machine_and_changes_nothing(machine, method, alone):
+    variables = {
+        **(ALONE if alone else CLUSTER), "clickhouse_db_install_method": method,
+        "clickhouse_db_pki_dir": f"{machine.folder}/pki", "clickhouse_db_address": "192.0.2.1",
+        **({} if alone else {
+            "clickhouse_db_nodes": ["test"], "clickhouse_db_keepers": ["test"], "clickhouse_db_shard": 1,
+            "clickhouse_db_keeper_id": 1,
+        }),
+    }
+    machine.run("ip", "address", "add", "192.0.2.1/32", "dev", "lo")
+    run = machine.playbook(role_play("clickhouse_db"), variables, "--check", "--diff").ok()
+    assert run.count("changed") and "Account" in run.output
+    # What Ansible itself leaves in the home of its user is no change of the role's.
+    assert not [path for path in machine.changes() if path not in ("/", "/root") and "/root/.ansible" not in path]

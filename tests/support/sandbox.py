@@ -98,6 +98,13 @@ class Sandbox:
             raise RuntimeError(f"{command}: status {done.returncode}\n{done.stdout}")
         return done
 
+    def changes(self):
+        """The paths of everything in it that is not, or no longer, the machine's own; folders of such things too."""
+        return subprocess.run(
+            ["nsenter", "--target", self._first, "--mount", "find", f"{self._base}/upper", "-printf", "/%P\\n"],
+            capture_output=True, text=True, check=True, cwd="/",
+        ).stdout.splitlines()
+
     def python(self, statements, **options):
         """Run Python statements in it with the tests' modules at hand; what they print."""
         path = os.pathsep.join(map(str, (ROOT / "collections", ROOT / "tests")))
