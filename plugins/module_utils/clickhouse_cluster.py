@@ -50,10 +50,13 @@ class Node:
 
 
 def read_members(client, cluster):
-    """[{"host", "shard"}] of `cluster` by the configuration of the client's server. Raises ClickHouseError."""
+    """[{"host", "shard"}] of `cluster` by the configuration of the client's server. Raises ClickHouseError.
+
+    A database with the engine Replicated is a cluster of its name as well, by the names that its hosts give themselves.
+    """
     return client.rows(
         "SELECT host_name AS host, shard_num AS shard FROM system.clusters "
-        f"WHERE cluster = {quote_string(cluster)} ORDER BY shard_num, replica_num"
+        f"WHERE cluster = {quote_string(cluster)} AND database_shard_name = '' ORDER BY shard_num, replica_num"
     )
 
 

@@ -48,7 +48,9 @@ class Host:
         if "version()" in query:
             return [{"version": self.version, "uptime": 60, "known": ["zookeeper_connection", "database_replicas"]}]
         if "system.clusters" in query:
-            return self.members
+            # A Replicated database is a cluster of its name, by the names that its hosts give themselves.
+            database = [] if "database_shard_name = ''" in query else [{"host": "itself.localdomain", "shard": 1}]
+            return self.members + database
         if "system.replicas" in query:
             return self.tables
         if "system.database_replicas" in query:

@@ -395,7 +395,11 @@ class Server:
     def show_clusters(self, sql):
         name = re.search(r"cluster = '(\w+)'", sql)
         _secret, shards = self.clusters().get(name.group(1) if name else "", ("", []))
-        return [{"host": host, "shard": at} for at, shard in enumerate(shards, 1) for host in shard]
+        rows = [{"host": host, "shard": at} for at, shard in enumerate(shards, 1) for host in shard]
+        if name and name.group(1) in self.databases and "database_shard_name = ''" not in sql:
+            # A Replicated database is a cluster of its name, by the names that its hosts give themselves.
+            rows += [{"host": f"{row['host']}.localdomain", "shard": row["shard"]} for row in rows]
+        return rows
 
     def show_zookeeper_connection(self, _sql):
         if not self.connected():
