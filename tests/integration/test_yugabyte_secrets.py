@@ -1,6 +1,7 @@
 """playbooks/secrets.yml, and what playbooks/staging.yml refuses before it reaches any host."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -102,9 +103,21 @@ def test_whole_secrets_pass(environment):
     environment.variables.write_text(
         f"ansible_host: 127.0.0.1\nansible_port: 9\nyugabyte_db_archive_sha256: {'0' * 64}\n"
     )
-    run = environment.run("staging.yml")
+    run = environment.run("staging.yml", "-e", "environment_at_once=false")
     assert run.count("failed") == 0
     assert run.count("unreachable") > 0
+
+
+def test_both_sides_are_begun_and_the_run_fails_with_them(environment):
+    environment.variables.write_text(
+        f"ansible_host: 127.0.0.1\nansible_port: 9\nyugabyte_db_archive_sha256: {'0' * 64}\n"
+    )
+    run = environment.run("staging.yml")
+    said = re.sub(r"\s+", " ", run.output)
+    assert run.code == 2
+    assert "yugabytedb: ansible-playbook ended with 4, clickhouse: ansible-playbook ended with 4." in said
+    for side, host in (("yugabytedb", "db1"), ("clickhouse", "analytics1")):
+        assert re.search(rf"{side} \| {host}.staging.example : ok=\d+ changed=0 unreachable=1 failed=0", said), said
 
 
 def set_secret(name, value):
