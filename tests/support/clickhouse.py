@@ -57,6 +57,10 @@ def library():
     return next(home.glob("node_modules/@chdb/*/libchdb.so"))
 
 
+# Whatever proxy the environment, or a test of one, has set: ansible's urls put an opener of theirs in urllib's place.
+HERE = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 def user_xml(name, password, grants=(), networks=("127.0.0.1", "::1")):
     """One <users> entry; without `grants` the user may do everything."""
     digest = hashlib.sha256(password.encode()).hexdigest()
@@ -113,7 +117,7 @@ class ClickHouseServer:
     def answers(self):
         """Whether /ping says Ok."""
         try:
-            with urllib.request.urlopen(f"http://{self.host}:{self.http_port}/ping", timeout=2) as answer:
+            with HERE.open(f"http://{self.host}:{self.http_port}/ping", timeout=2) as answer:
                 return answer.read() == b"Ok.\n"
         except OSError:
             return False
@@ -137,7 +141,7 @@ class ClickHouseServer:
             headers={"X-ClickHouse-User": user, "X-ClickHouse-Key": password},
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with HERE.open(request, timeout=60) as answer:
                 return answer.read().decode()
         except urllib.error.HTTPError as error:
             raise RuntimeError(error.read().decode()) from None

@@ -15,7 +15,7 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-from .clickhouse import ADMIN, ADMIN_PASSWORD, ClickHouseServer, user_xml
+from .clickhouse import ADMIN, ADMIN_PASSWORD, HERE, ClickHouseServer, user_xml
 
 NAME = r"`(?:[^`\\]|\\.)*`"
 TEXT = r"'(?:[^'\\]|\\.)*'"
@@ -328,7 +328,7 @@ class AccessDouble:
             headers={"X-ClickHouse-User": ADMIN, "X-ClickHouse-Key": ADMIN_PASSWORD},
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as reply:
+            with HERE.open(request, timeout=60) as reply:
                 return reply.read().decode()
         except urllib.error.HTTPError as error:
             text = error.read().decode()
