@@ -14,10 +14,12 @@ import time
 from .backup_folder import BackupError, human
 from .backup_run import Different
 from .clickhouse import ClickHouseError, ServerError, quote_identifier, quote_string
+from .clickhouse_engines import of_one_host
 
 MINIMUM_VERSION = (23, 8)
 DATA = "data"  # the server's part of a backup's folder
 _VIEWS = ("View", "MaterializedView", "LiveView", "WindowView", "Dictionary")
+_REPLICATED = "Replicated"  # the engine of a database, and how those of its tables begin
 _UNKNOWN_TABLE = 60
 
 
@@ -34,6 +36,11 @@ def ledger(client, database):
             return {}
         raise
     return {row["set_name"]: {"applied": row["applied"], "unfinished": row["unfinished"]} for row in found}
+
+
+def _alone(engine):
+    """What the table's engine is where no other host shares it."""
+    return engine[len(_REPLICATED):] if engine.startswith(_REPLICATED) else engine
 
 
 class ClickHouseBackup:
@@ -87,7 +94,10 @@ class ClickHouseBackup:
                 if not unchanged or after.get(table, {}).get("rows") != found["rows"]:
                     found["rows"] = None  # written to in the meantime, they prove nothing
             size = sum(row["size"] for row in before[name].values())
-            entries[name] = {"tables": before[name], "size": size, "ledger": ledger(self.client, name)}
+            entries[name] = {
+                "tables": before[name], "size": size, "ledger": ledger(self.client, name),
+                "replicated": self._replicated(name),
+            }
         return {
             "server_version": ".".join(map(str, self.client.version)), "version": list(self.client.version),
             "base": base.name if base else None, "databases": entries,
@@ -107,6 +117,17 @@ class ClickHouseBackup:
                 "columns": hashlib.sha256(repr(columns.get(name)).encode()).hexdigest()[:12],
             } for name, row in self._tables(database).items() if not name.startswith(".inner")
         }
+
+    def _replicated(self, database):
+        """{table: CREATE TABLE} of those that hosts of a cluster share; None where they share nothing of it."""
+        shared = {
+            row["name"]: row["query"] for row in self.client.rows(
+                "SELECT name, create_table_query AS query, engine FROM system.tables "
+                f"WHERE database = {quote_string(database)}"
+            ) if row["engine"].startswith(_REPLICATED)
+        }
+        [row] = self.client.rows(f"SELECT name, engine FROM system.databases WHERE name = {quote_string(database)}")
+        return shared if shared or row["engine"] == _REPLICATED else None
 
     def _parts(self, database):
         """{table: names of its parts}; a name that is gone never comes back."""
@@ -173,6 +194,11 @@ class ClickHouseBackup:
         for database, copy in copies.items():
             if copy in known:
                 raise BackupError(f"There is a database {copy} already: drop or rename it, or choose another suffix.")
+            if self.params["replace"] and self._shared(backup, database) is not None:
+                raise BackupError(
+                    f"Database {database} is replicated: in a cluster no copy takes its place. Restore beside it on "
+                    f"every host (replace=false), then insert on one replica of each shard what is missing from {copy}."
+                )
             inner = [name for name in self._tables(database) if name.startswith(".inner")]
             if self.params["replace"] and inner:
                 raise BackupError(
@@ -180,7 +206,10 @@ class ClickHouseBackup:
                     "ClickHouse cannot exchange these. Restore beside it, and copy what you need."
                 )
         size = sum(backup.manifest["databases"][name]["size"] for name in copies)
-        free = self.client.rows("SELECT toUInt64(max(unreserved_space)) AS free FROM system.disks")[0]["free"]
+        free = self.client.rows(  # of the disks that tables may be on, not of one that is for backups alone
+            "SELECT toUInt64(max(unreserved_space)) AS free FROM system.disks "
+            "WHERE name IN (SELECT arrayJoin(disks) FROM system.storage_policies)"
+        )[0]["free"]
         if free < size + self.params["reserve_mb"] * 1048576:
             raise BackupError(
                 f"The server's disks have {human(free)} free; the restored copy takes {human(size)}, and "
@@ -197,7 +226,8 @@ class ClickHouseBackup:
         if target in self._databases():
             raise BackupError(f"There is a database {target} already.")
         try:
-            self._run(self._statement(backup, database, target, "structure_only = true"))
+            settings = self._begin_apart(backup, database, target)
+            self._run(self._statement(backup, database, target, "structure_only = true", *settings))
             # What merges drop (rows past their TTL, rows that collapse) would count as missing.
             merging = [
                 f"{quote_identifier(target)}.{quote_identifier(name)}" for name, table in self._tables(target).items()
@@ -205,7 +235,7 @@ class ClickHouseBackup:
             ]
             for table in merging:
                 self.client.execute(f"SYSTEM STOP MERGES {table}")
-            self._run(self._statement(backup, database, target))
+            self._run(self._statement(backup, database, target, *settings))
             found, recorded = self._differences(backup, database, target), backup.manifest["databases"][database]
             for table in merging if not proof else ():
                 self.client.execute(f"SYSTEM START MERGES {table}")
@@ -215,6 +245,24 @@ class ClickHouseBackup:
         if found:
             raise Different(f"Database {target} is not what the backup {backup.name} was made of: {'; '.join(found)}.")
         return len(recorded["tables"]), sum(table["rows"] or 0 for table in recorded["tables"].values())
+
+    @staticmethod
+    def _shared(backup, database):
+        return backup.manifest["databases"][database].get("replicated")
+
+    def _begin_apart(self, backup, database, target):
+        """Create what RESTORE must not create as it was; its settings.
+
+        A copy of what the hosts of a cluster share would want the original's own places in Keeper, so it is one of
+        this host alone: the rows are those that the host held.
+        """
+        shared = self._shared(backup, database)
+        if shared is None:
+            return ()
+        self.client.execute(f"CREATE DATABASE {quote_identifier(target)} ENGINE = Atomic")
+        for statement in shared.values():
+            self.client.execute(of_one_host(statement, target))
+        return "allow_different_database_def = true", "allow_different_table_def = true"
 
     def _statement(self, backup, database, target, *settings, what=None):
         """RESTORE for a database, or for `what`; an increment is told where the backup is now that it adds to."""
@@ -234,7 +282,7 @@ class ClickHouseBackup:
                 found.append(f"table {table} is missing")
             elif before is None:
                 found.append(f"table {table} is not in the backup")
-            elif (before["engine"], before["columns"]) != (after["engine"], after["columns"]):
+            elif (_alone(before["engine"]), before["columns"]) != (_alone(after["engine"]), after["columns"]):
                 found.append(f"table {table} has another engine or other columns than the backup")
             elif before["rows"] is not None and before["rows"] != after["rows"]:
                 found.append(f"table {table} has {after['rows']} rows, the backup {before['rows']}")

@@ -110,6 +110,27 @@ def everywhere(statement, topology):
     return [writer.table(arguments=f"{quote_string(path)}, '{{shard}}-{{replica}}'")]
 
 
+def of_one_host(statement, database):
+    """CREATE TABLE … ENGINE = Replicated… for the same table in `database`, of which no other host and no Keeper knows.
+
+    The other way round than rewrite().
+    """
+    reader = Reader(statement)
+    writer = _Writer(reader, Topology("", database), frozenset())
+    if not writer.is_table():
+        raise EngineError("only a table can be had for one host alone")
+    _database, name, start, end = reader.table()
+    edits = [(start, end, f"{quote_identifier(database)}.{quote_identifier(name)}")]
+    engine = writer.engine()
+    edits.append((engine.start, engine.start + len("Replicated"), ""))
+    behind = reader.tokens[reader.tokens.index(engine) + 1:]
+    # (path, replica, …): no argument of the engines themselves is a text but the one of GraphiteMergeTree.
+    if [token.kind for token in behind[:4]] == ["sign", "string", "sign", "string"]:
+        after = behind[4]
+        edits.append((behind[1].start, behind[5].start if after.text == "," else after.start, ""))
+    return edited(statement, edits)
+
+
 class _Writer:
     """One statement on its way to its cluster form. `edits` are made to its text."""
 

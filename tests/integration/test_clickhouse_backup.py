@@ -1,6 +1,7 @@
 """clickhouse_backup on the real engine: what was lost comes back, and nothing looks like a backup that is none."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -145,6 +146,74 @@ def test_views_that_cannot_be_exchanged_are_refused_before_anything(server, data
         backup("restored", replace=True)
     assert database + "_restored" not in databases(server)
     assert backup("restored")["changed"]
+
+
+def forge(made, changes, **entry):
+    """Make a backup one of a cluster: change its files, (pattern, replacement) by name, and its manifest's entry.
+
+    The server finds its files by the sizes that its own list has.
+    """
+    folder, path = Path(made["path"]), Path(made["path"], "manifest.json")
+    manifest, listed = json.loads(path.read_text()), (Path(made["path"]) / "data/.backup").read_text()
+    for name, (pattern, replacement) in changes.items():
+        file = folder / "data" / name
+        before, size = file.read_text(), file.stat().st_size
+        file.write_text(re.sub(pattern, replacement, before))
+        assert file.read_text() != before
+        listed, found = re.subn(
+            f"(<name>{re.escape(name)}</name>\\s*<size>){size}<", rf"\g<1>{file.stat().st_size}<", listed)
+        assert found == 1
+        manifest["files"][f"data/{name}"]["size"] = file.stat().st_size
+    (folder / "data/.backup").write_text(listed)
+    for name in manifest["files"]:
+        manifest["files"][name] = {
+            "size": (folder / name).stat().st_size, "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
+    manifest["databases"]["mine"].update(entry)
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.fixture
+def of_a_cluster(server, database, backup):
+    """A backup of the database `mine` as one host of a cluster makes it; the engine can read such, but not make it."""
+    for statement in (
+        "CREATE DATABASE mine", "CREATE TABLE mine.t_local (n UInt8) ENGINE = ReplacingMergeTree(n) ORDER BY n",
+        "CREATE TABLE mine.s (n UInt8) ENGINE = MergeTree ORDER BY n",
+        "CREATE VIEW mine.v AS SELECT n FROM mine.t_local",
+        "INSERT INTO mine.t_local SELECT number FROM numbers(10)", "INSERT INTO mine.s SELECT number FROM numbers(3)",
+    ):
+        server.query(statement)
+    made = backup(databases=["mine"])["backup"]
+    manifest = json.loads(Path(made["path"], "manifest.json").read_text())
+    assert manifest["databases"]["mine"]["replicated"] is None
+    engines = {
+        "t_local": "ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', n)",
+        "s": "ENGINE = ReplicatedMergeTree('/clickhouse/c/everywhere/mine/s', '{shard}-{replica}')",
+    }
+    tables = manifest["databases"]["mine"]["tables"]
+    for table, engine in engines.items():
+        tables[table]["engine"] = engine.split()[2].split("(")[0]
+    forge(made, {
+        "metadata/mine.sql": ("ENGINE = Atomic", "ENGINE = Replicated('/clickhouse/c/mine', '{shard}', '{replica}')"),
+        **{f"metadata/mine/{table}.sql": (r"ENGINE = \w*MergeTree(\(n\))?", engine)
+           for table, engine in engines.items()},
+    }, tables=tables, replicated={
+        table: f"CREATE TABLE mine.{table} (`n` UInt8) {engine} ORDER BY n SETTINGS index_granularity = 8192"
+        for table, engine in engines.items()
+    })
+    server.query("TRUNCATE TABLE mine.s")
+    return made
+
+
+def test_what_a_clusters_hosts_share_comes_back_as_this_hosts_own(server, of_a_cluster, backup):
+    assert backup("proved")["backup"]["proof"]["passed"] is True
+    assert "3 tables and 13 rows" in backup("restored")["lines"][0]
+    assert count(server, "mine_restored", "t_local") == count(server, "mine_restored", "v") == 10
+    assert count(server, "mine_restored", "s") == 3 and count(server, "mine", "s") == 0
+    engines = "SELECT engine FROM system.tables WHERE database = 'mine_restored' ORDER BY name"
+    assert server.query(engines).split() == ["MergeTree", "ReplacingMergeTree", "View"]
+    with pytest.raises(ModuleFailed, match="mine is replicated: in a cluster no copy takes its place.*from mine_2"):
+        backup("restored", replace=True, suffix="_2")
+    assert "mine_2" not in databases(server)
 
 
 def test_the_proof_leaves_no_trace_but_its_record(server, database, backup):
@@ -325,6 +394,20 @@ def small_disk(server):
         pytest.skip("no file system can be mounted here")
     yield place
     subprocess.run(["umount", place], check=True)
+
+
+def test_room_on_the_disk_for_backups_is_none_for_tables(server, database, backup):
+    backup(databases=[database])
+    vault = server.directory / "vault"
+    mount = ["mount", "-t", "tmpfs", "-o", "size=90t", "tmpfs", vault]
+    if os.geteuid() or subprocess.run(mount, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        assert shutil.disk_usage(server.directory).free < 80 << 40
+        with pytest.raises(ModuleFailed, match="Make room"):
+            backup("restored", reserve_mb=80 << 20)
+    finally:
+        subprocess.run(["umount", vault], check=True)
 
 
 def test_a_full_disk_leaves_nothing_that_looks_good(server, database, backup, small_disk):

@@ -9,6 +9,7 @@ from ansible_collections.frameworks.database.plugins.module_utils.clickhouse_eng
     EngineError,
     Topology,
     everywhere,
+    of_one_host,
     rewrite,
     sharded_tables,
 )
@@ -39,6 +40,23 @@ def test_statements_are_rewritten(case):
         assert rewrite(case["statement"], ONE_SHARD_DDL) == case["on_cluster"]
     if "shards" in case:
         assert rewrite(case["statement"], SHARDS, SHARDED) == case["shards"]
+
+
+PLACE = "'/clickhouse/tables/{uuid}/{shard}', '{replica}'"
+
+
+@pytest.mark.parametrize("engine, alone", [
+    (f"ReplicatedMergeTree({PLACE}) ORDER BY x", "MergeTree() ORDER BY x"),
+    ("ReplicatedMergeTree ORDER BY x", "MergeTree ORDER BY x"),
+    (f"ReplicatedReplacingMergeTree({PLACE}, v, d)", "ReplacingMergeTree(v, d)"),
+    ("ReplicatedSummingMergeTree((a, b))", "SummingMergeTree((a, b))"),
+    (f"ReplicatedGraphiteMergeTree({PLACE}, 'rollup')", "GraphiteMergeTree('rollup')"),
+    ("ReplicatedGraphiteMergeTree('rollup')", "GraphiteMergeTree('rollup')"),
+])
+def test_a_table_that_hosts_share_becomes_one_of_a_host_alone(engine, alone):
+    columns = "(`x` String DEFAULT 'ENGINE = ReplicatedMergeTree') COMMENT '…'"
+    statement = f"CREATE TABLE d.`odd \\`t` {columns} ENGINE = {engine}"
+    assert of_one_host(statement, "copy-1") == f"CREATE TABLE `copy-1`.`odd \\`t` {columns} ENGINE = {alone}"
 
 
 REFUSED = {
