@@ -20,6 +20,15 @@ CREATE OR REPLACE FUNCTION pg_catalog.yb_servers(
     cloud text, region text, zone text, public_ip text, uuid text)
 $$;
 
+-- A node shows the sessions that it serves itself.
+CREATE OR REPLACE VIEW pg_catalog.pg_stat_activity AS
+  SELECT s.datid, d.datname, s.pid, s.leader_pid, s.usesysid, u.rolname AS usename, s.application_name, s.client_addr,
+         s.client_hostname, s.client_port, s.backend_start, s.xact_start, s.query_start, s.state_change,
+         s.wait_event_type, s.wait_event, s.state, s.backend_xid, s.backend_xmin, s.query_id, s.query, s.backend_type
+  FROM pg_catalog.pg_stat_get_activity(NULL) AS s
+  LEFT JOIN pg_catalog.pg_database AS d ON s.datid = d.oid LEFT JOIN pg_catalog.pg_authid AS u ON s.usesysid = u.oid
+  WHERE s.client_addr IS NOT DISTINCT FROM pg_catalog.inet_client_addr();
+
 -- Looks at the whole database: whatever breaks a rule now was made by the statement that just ran.
 CREATE OR REPLACE FUNCTION pg_catalog.stand_in_refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$
 DECLARE

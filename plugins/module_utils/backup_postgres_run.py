@@ -131,6 +131,7 @@ class PostgresBackup:
 
     def __init__(self, params, connection, programs):
         self.params, self.connection, self.programs = params, connection, programs
+        self._connections = [connection]  # to whatever has sessions
         self.dialect = programs.dialect
 
     def begin(self, handle):
@@ -256,6 +257,9 @@ class PostgresBackup:
                 raise BackupError(f"{target} is longer than {NAME_BYTES} bytes: choose a shorter suffix.")
             if self.exists(target):
                 raise BackupError(f"There is a database {target} already: drop or rename it, or choose another suffix.")
+        if self.params["replace"]:
+            with self._everywhere():  # or it would turn out only once the copies are there
+                pass
         directory = self._query("SELECT current_setting('data_directory', true)")[0][0]
         if self.dialect.name == "postgresql" and directory and os.path.isdir(directory):
             size = sum(entry["size"] for entry in entries)
@@ -302,6 +306,10 @@ class PostgresBackup:
 
     def swap(self, backup, database, copy):
         """Give `copy` the name `database`. What became of the one that had it, as the end of a sentence."""
+        with self._everywhere():
+            return self._swap(database, copy)
+
+    def _swap(self, database, copy):
         if not self.exists(database):
             self._terminate(copy)
             self._query(f"ALTER DATABASE {quote_identifier(copy)} RENAME TO {quote_identifier(database)}")
@@ -326,7 +334,23 @@ class PostgresBackup:
         return f", and what it replaced is kept as {old}"
 
     def _terminate(self, *databases):
-        self._query(_TERMINATE, (list(databases),))
+        for connection in self._connections:
+            contents.query(connection, _TERMINATE, (list(databases),))
+
+    @contextlib.contextmanager
+    def _everywhere(self):
+        """End sessions on all nodes meanwhile: one of YugabyteDB knows nothing of the others'.
+
+        A session that is left would go on to write into the database that was replaced.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.__dict__.update, _connections=self._connections)
+            if self.dialect.name == "yugabytedb":
+                for host, port in self._query("SELECT host, port FROM yb_servers()"):
+                    login = {**self.params, "login_host": host, "login_port": port, "login_unix_socket": None}
+                    connection = stack.enter_context(contextlib.closing(postgres.connect(login)))
+                    self._connections = [*self._connections, connection]
+            yield
 
     def scratch(self, database):
         """The name under which `database` is restored for a proof."""

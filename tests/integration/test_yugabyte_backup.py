@@ -1,21 +1,50 @@
 """postgres_backup on YugabyteDB, as far as the stand-in shows it: its programs, plain scripts, no shared snapshot."""
 
 import json
+import os
+import signal
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
-from support.modules import run_module
+from support.modules import ModuleFailed, run_module
 from support.ports import wait_for
 from support.yugabyte import StandInCluster
+
+PASSWORD = "of the superuser"
+
+
+def login(cluster):
+    """The superuser's, on node 1."""
+    return {"login_host": cluster.address[1], "login_port": 5433, "login_user": "yugabyte", "login_db": "yugabyte",
+            "login_password": PASSWORD}
+
+
+def options(cluster, folder):
+    """What all calls of postgres_backup have in common."""
+    return {**login(cluster), "path": str(folder / "backups"), "reserve_mb": 1,
+            "bin_dir": str(cluster.bin_dir.parent / "postgres/bin")}
+
+
+@pytest.fixture
+def own(sql):
+    """A function that creates a database without what the stand-in has put into every one from the start."""
+    def make(name, how=""):
+        sql(f"CREATE DATABASE {name}{how}")
+        sql("DROP EVENT TRIGGER IF EXISTS stand_in_refuse; DROP SCHEMA IF EXISTS stand_in CASCADE", name)
+
+    return make
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A running StandInCluster."""
-    cluster = StandInCluster()
+    """A running StandInCluster that asks for passwords, as only then each node shows only its own sessions."""
+    cluster = StandInCluster(flags=lambda kind, number: {"ysql_enable_auth": "true"} if kind == "tserver" else {})
     try:
-        yield cluster.start()
+        cluster.start()
+        cluster.sql(1, f"ALTER ROLE yugabyte PASSWORD '{PASSWORD}'", PGPASSWORD="yugabyte")
+        yield cluster
     finally:
         cluster.close()
 
@@ -24,24 +53,18 @@ def cluster():
 def sql(cluster):
     """A function that executes a statement on node 1 and returns what it prints."""
     def run(statement, database="yugabyte"):
-        done = cluster.sql(1, statement, PGDATABASE=database)
+        done = cluster.sql(1, statement, PGDATABASE=database, PGPASSWORD=PASSWORD)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     return run
 
 
-def test_what_was_lost_comes_back_in_place_and_busy_tables_fail_no_proof(cluster, sql, tmp_path):
-    def backup(state="created", **options):
-        return run_module("postgres_backup", {
-            "path": str(tmp_path / "backups"), "state": state, "login_host": cluster.address[1], "login_port": 5433,
-            "login_user": "yugabyte", "login_db": "yugabyte", "reserve_mb": 1,
-            "bin_dir": str(cluster.bin_dir.parent / "postgres/bin"), **options,
-        })
+def test_what_was_lost_comes_back_in_place_and_busy_tables_fail_no_proof(cluster, sql, own, tmp_path):
+    def backup(state="created", **more):
+        return run_module("postgres_backup", {**options(cluster, tmp_path), "state": state, **more})
 
-    sql("CREATE DATABASE frameworks")
-    # The stand-in's own, which every database has from the start.
-    sql("DROP EVENT TRIGGER IF EXISTS stand_in_refuse; DROP SCHEMA IF EXISTS stand_in CASCADE", "frameworks")
+    own("frameworks")
     sql("CREATE TABLE t AS SELECT generate_series(1, 100) AS n; CREATE TABLE busy (n int)", "frameworks")
     stop = threading.Event()
 
@@ -62,19 +85,39 @@ def test_what_was_lost_comes_back_in_place_and_busy_tables_fail_no_proof(cluster
     assert tables["public.t"][0] == 100 and tables["public.busy"] is None
     assert backup("proved")["backup"]["proof"]["passed"] is True
     sql("DELETE FROM t", "frameworks")
-    backup("restored", replace=True)
+    # One that is connected through another node would go on to write into the replaced database.
+    with subprocess.Popen(
+        [cluster.bin_dir.parent / "postgres/bin/ysqlsh", "-X"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PGHOST": cluster.address[2], "PGPORT": "5433", "PGDATABASE": "frameworks",
+             "PGPASSWORD": PASSWORD},
+    ) as client:
+        client.stdin.write("SELECT 'connected';\n")
+        client.stdin.flush()
+        assert "connected" in client.stdout.readline() + client.stdout.readline() + client.stdout.readline()
+        backup("restored", replace=True)
+        assert "closed" in client.communicate("SELECT 1;\n")[1]
     assert sql("SELECT count(*) FROM t", "frameworks") == "100"
 
 
-def test_a_colocated_database_comes_back_colocated_and_no_other(cluster, sql, tmp_path):
-    for name, options in (("together", " WITH COLOCATION = true"), ("apart", "")):
-        sql(f"CREATE DATABASE {name}{options}")
-        sql("DROP EVENT TRIGGER IF EXISTS stand_in_refuse; DROP SCHEMA IF EXISTS stand_in CASCADE", name)
+def test_nothing_is_replaced_while_a_node_could_go_on_writing(cluster, sql, own, tmp_path):
+    arguments = options(cluster, tmp_path)
+    own("written")
+    run_module("postgres_backup", {**arguments, "databases": ["written"]})
+    cluster.processes["tserver-3"].send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(ModuleFailed, match=f"Cannot log in to {cluster.address[3]}:5433"):
+            run_module("postgres_backup", {**arguments, "state": "restored", "replace": True, "connect_timeout": 2})
+    finally:
+        cluster.processes["tserver-3"].send_signal(signal.SIGCONT)
+    assert sql("SELECT count(*) FROM pg_database WHERE datname LIKE 'written%'") == "1"
+
+
+def test_a_colocated_database_comes_back_colocated_and_no_other(cluster, sql, own, tmp_path):
+    for name, how in (("together", " WITH COLOCATION = true"), ("apart", "")):
+        own(name, how)
         sql("CREATE TABLE t AS SELECT 1 AS n", name)
-    arguments = {
-        "path": str(tmp_path / "backups"), "login_host": cluster.address[1], "login_port": 5433, "reserve_mb": 1,
-        "login_user": "yugabyte", "login_db": "yugabyte", "bin_dir": str(cluster.bin_dir.parent / "postgres/bin"),
-    }
+    arguments = options(cluster, tmp_path)
     run_module("postgres_backup", {**arguments, "databases": ["together", "apart"]})
     run_module("postgres_backup", {**arguments, "state": "restored"})
     assert sql("SELECT yb_is_database_colocated()", "together_restored") == "t"
@@ -82,10 +125,8 @@ def test_a_colocated_database_comes_back_colocated_and_no_other(cluster, sql, tm
 
 
 def test_a_diagnosis_sees_the_nodes_and_which_one_is_gone(cluster):
-    login = {"login_host": cluster.address[1], "login_port": 5433, "login_user": "yugabyte", "login_db": "yugabyte"}
-
     def look():
-        findings = run_module("database_diagnose", {"masters": cluster.members, "postgres": login})["findings"]
+        findings = run_module("database_diagnose", {"masters": cluster.members, "postgres": login(cluster)})["findings"]
         return [(one["state"], one["found"]) for one in findings if one["area"] == "yugabytedb"]
 
     assert ("ok", "3 masters, 3 tservers, all tablets replicated") in look()

@@ -238,8 +238,11 @@ class Ysql:
                 return
             host, port = self.server.backbone
             try:
+                # By the address that it comes from, the shared PostgreSQL knows a session's node (ysql.sql).
                 back, upstream = await asyncio.wait_for(
-                    asyncio.open_connection(host, port + (2 if method == "trust" else 1), limit=2**20), rpc.TIMEOUT
+                    asyncio.open_connection(
+                        host, port + (2 if method == "trust" else 1), limit=2**20, local_addr=(self.host, 0),
+                    ), rpc.TIMEOUT
                 )
             except (OSError, asyncio.TimeoutError):
                 self.fatal(writer, "57P03", "Timed out: the tablets do not answer")
