@@ -1,6 +1,8 @@
 """playbooks/backup.yml and restore.yml against real servers, as an operator runs them."""
 
 import json
+import socketserver
+import threading
 
 import pytest
 from support.clickhouse import ClickHouseServer
@@ -104,17 +106,55 @@ def test_an_environment_has_to_be_named(tmp_path, playbook):
     assert run.code != 0 and "this would be about dev, staging" in " ".join(run.output.split())
 
 
-@pytest.mark.parametrize("gone, chosen", [("", "node2"), ("node2", "node3")])
-def test_one_node_of_a_cluster_makes_the_backup_the_first_that_can_be_reached(tmp_path, gone, chosen):
-    nodes = [f"node{number}" for number in (2, 3, 1, 5, 4)]
+NODES = [f"node{number}" for number in (2, 3, 1, 5, 4)]
+
+
+def play_on_nodes(tmp_path, playbook, *options, **hosts):
+    """Run a playbook on the nodes of a cluster, none of which serves; `hosts` are more variables of some."""
     inventory = tmp_path / "inventory.json"
-    unreachable = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
     inventory.write_text(json.dumps({"all": {"children": {"yugabyte": {
-        "hosts": {node: {**HOST, **(unreachable if node == gone else {})} for node in nodes},
+        "hosts": {node: {**HOST, "backup_postgres_dir": str(tmp_path / node), **hosts.get(node, {})} for node in NODES},
         "vars": {
-            "yugabyte_db_nodes": nodes, "ansible_become": False, "postgres_user_login_host": "127.0.0.1",
-            "postgres_user_login_port": 1, "backup_postgres_dir": str(tmp_path / "backups"),
+            "yugabyte_db_nodes": NODES, "ansible_become": False, "postgres_user_login_host": "127.0.0.1",
+            "postgres_user_login_port": 1,
         },
     }}}}))
-    run = run_playbook(tmp_path, PLAYBOOKS / "backup.yml", None, "-i", str(inventory), "--check")
+    return run_playbook(tmp_path, PLAYBOOKS / f"{playbook}.yml", None, "-i", str(inventory), *options)
+
+
+@pytest.mark.parametrize("gone, chosen", [("", "node2"), ("node2", "node3")])
+def test_one_node_of_a_cluster_makes_the_backup_the_first_that_can_be_reached(tmp_path, gone, chosen):
+    unreachable = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+    run = play_on_nodes(tmp_path, "backup", "--check", **{gone: unreachable} if gone else {})
     assert run.count("changed") == 1 and f"changed: [{chosen}]" in run.output, run.output
+
+
+def test_a_node_that_serves_makes_the_backup_rather_than_one_before_it(tmp_path):
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        run = play_on_nodes(tmp_path, "backup", node1={"postgres_user_login_port": server.server_address[1]})
+        server.shutdown()
+    # It is no YugabyteDB, but it was asked.
+    assert run.count("failed") == 1 and "fatal: [node1]" in run.output, run.output
+
+
+def test_a_restore_goes_to_the_node_that_has_the_backup(tmp_path):
+    for node, name in (("node3", "20261120T030000Z"), ("node1", "20261122T030000Z"), ("node4", "20261121T030000Z")):
+        (tmp_path / node / name).mkdir(parents=True)
+        (tmp_path / node / ".partial-20261125T030000Z").mkdir()
+    for wanted, chosen in ((), "node1"), (("-e", "backup_restore_from=20261120T030000Z"), "node3"):
+        run = play_on_nodes(tmp_path, "restore", *wanted)
+        assert run.count("failed") == 1 and f"fatal: [{chosen}]" in run.output, run.output
+
+
+def test_every_node_of_a_cluster_loses_its_old_backups(tmp_path):
+    for node in NODES:
+        for day in ("20261120", "20261121"):
+            folder = tmp_path / node / f"{day}T030000Z"
+            folder.mkdir(parents=True)
+            manifest = {"tool": "frameworks.database", "engine": "yugabytedb", "created": f"{day[:4]}-{day[4:6]}-"
+                        f"{day[6:]}T03:00:00+00:00", "files": {}, "databases": {}}
+            (folder / "manifest.json").write_text(json.dumps(manifest))
+    run = play_on_nodes(tmp_path, "backup", "-t", "prune", "-e", "backup_keep=1", "-e", "backup_keep_days=0").ok()
+    assert run.count("changed") == 5
+    assert {path.name for node in NODES for path in (tmp_path / node).glob("2*")} == {"20261121T030000Z"}
