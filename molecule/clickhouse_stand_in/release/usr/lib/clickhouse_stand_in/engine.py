@@ -54,14 +54,14 @@ class Engine:
         self._process = None
         self._requests, self._done = 0, threading.Condition()
 
-    def start(self, users, profiles, clusters, macros):
+    def start(self, users, profiles, clusters, macros, backups=""):
         """Run with these. users: {name: (grants or None for all, number of passwords, profile, default database)}.
 
         profiles: {name: {setting: value}}. clusters: {name: (secret, [[host, …] of each shard])}. macros: {name:
-        value}.
+        value}. backups: the folder that they may be written to.
         """
         self.stop()
-        self._write(users, profiles, clusters, macros)
+        self._write(users, profiles, clusters, macros, backups)
         self._process = subprocess.Popen([
             sys.executable, "-c",
             "import sys; from clickhouse_stand_in import engine; engine.command_line(sys.argv[1:])",
@@ -92,7 +92,7 @@ class Engine:
             self._process.wait(30)
             self._process = None
 
-    def _write(self, users, profiles, clusters, macros):
+    def _write(self, users, profiles, clusters, macros, backups):
         os.makedirs(self.directory, exist_ok=True)
         entries = DEFAULT
         for name, (grants, passwords, profile, database) in users.items():
@@ -126,7 +126,8 @@ class Engine:
         told = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in macros.items())
         self._file(
             "config.xml", f"<users_config>{escape(self.directory)}/users.xml</users_config>"
-            f"<remote_servers>{remote}</remote_servers><macros>{told}</macros><access_control_improvements>"
+            f"<remote_servers>{remote}</remote_servers><macros>{told}</macros>"
+            f"<backups><allowed_path>{escape(backups)}</allowed_path></backups><access_control_improvements>"
             "<table_engines_require_grant>false</table_engines_require_grant></access_control_improvements>",
         )
 

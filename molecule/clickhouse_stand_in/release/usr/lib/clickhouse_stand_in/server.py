@@ -26,6 +26,7 @@ from .engine import Engine
 VERSION_FILE = Path(__file__).resolve().parents[3] / "version"
 POLL, SOON, STALE = 0.8, 0.2, 5.0
 AUTHENTICATION, DENIED, READ_ONLY, NO_KEEPER, TIMEOUT, UNKNOWN_TABLE = 516, 497, 242, 999, 159, 60
+NOT_IMPLEMENTED, BAD_ARGUMENTS, REPLICA_EXISTS, OTHER_DATABASE, OTHER_TABLE = 48, 36, 253, 607, 608
 _REPLICATED = re.compile(r"\bReplicated(?=\w*MergeTree\b)")
 _ARGUMENTS = re.compile(r"(\bReplicated\w*MergeTree\()\s*'[^']*'\s*,\s*'[^']*'\s*,?\s*")
 _DATABASE = re.compile(r"\s*CREATE\s+DATABASE\s+(?:IF\s+NOT\s+EXISTS\s+)?`?(\w+)`?\s+ENGINE\s*=\s*Replicated\(", re.I)
@@ -35,11 +36,17 @@ _DDL = re.compile(
 )
 _READS = re.compile(r"\s*(?:SELECT|WITH|SHOW|EXISTS|DESC)", re.I)
 _SYNC = re.compile(r"\s*SYSTEM\s+SYNC\s+REPLICA\s+(\S+)", re.I)
+_MOVE = re.compile(
+    r"\s*(?:RENAME|EXCHANGE)\s+TABLES?\s+(?:`?(\w+)`?\.)?`?\w+`?\s+(?:TO|AND)\s+(?:`?(\w+)`?\.)?`?\w+`?", re.I
+)
+_BACKUP = re.compile(r"\s*BACKUP\s+DATABASE\s+`?(\w+)`?\s", re.I)
+_RESTORE = re.compile(r"\s*RESTORE\s+(?:DATABASE|TABLE)\s+`?(\w+)`?(?:\.\S+)?(?:\s+AS\s+`?(\w+)`?)?\s+FROM\s", re.I)
 _INSERT = re.compile(r"\s*INSERT\s+INTO\s+(?:TABLE\s+)?(?:`?(\w+)`?\.)?`?(\w+)`?", re.I)
 # clickhouse_cluster's questions. The engine knows the cluster too, but only since it was last started.
 _ABOUT_THE_CLUSTER = re.compile(
     r"host_name AS host.* FROM system\.(clusters)\b|FROM system\.(replicas|database_replicas|zookeeper_connection)\b"
 )
+_ENGINE = re.compile(r"(?<=ENGINE = )(\w*MergeTree)(\(?)")
 log = logging.getLogger("clickhouse")
 
 
@@ -207,7 +214,8 @@ class Server:
             for name, user in self.access.users.items():
                 users[name] = (list(user["grants"]), len(user["methods"]), user["profile"], user["database"])
             macros = {one.tag: one.text for one in (self.root.find("macros") or ())}
-            self.engine.start(users, self.access.profiles, self.clusters(), macros)
+            allowed = config.text(self.root, "backups/allowed_path", "")
+            self.engine.start(users, self.access.profiles, self.clusters(), macros, allowed)
 
     @staticmethod
     def plain(sql):
@@ -246,10 +254,48 @@ class Server:
         made = _DATABASE.match(sql)
         if made:
             return self.join(user, made.group(1))
+        self.refuse(sql, database)
         changed = _DDL.match(sql)
         if changed and (changed.group(1) or database) in self.databases:
             return self.change_schema(user, sql, {**parameters, "database": changed.group(1) or database}, headers)
         return self.proxy(user, sql, parameters, headers)
+
+    def refuse(self, sql, database):
+        """Raises Said for what a Replicated database does not do: move tables elsewhere, be restored a second time."""
+        moved, saved, restored = (pattern.match(sql) for pattern in (_MOVE, _BACKUP, _RESTORE))
+        places = {place or database for place in moved.groups()} if moved else set()
+        if len(places) > 1 and places & set(self.databases):
+            raise Said(NOT_IMPLEMENTED, "Moving tables between databases is not supported for Replicated engine")
+        if saved and saved.group(1) in self.databases and not self.connected():
+            raise Said(NO_KEEPER, "Coordination::Exception: Session expired", "KEEPER_EXCEPTION")
+        if restored and restored.group(1) in self.databases:
+            self.refuse_restore(sql, restored.group(1), restored.group(2) or restored.group(1))
+
+    def refuse_restore(self, sql, database, target):
+        """Restored as they were, database and tables would want the places in Keeper that the original holds."""
+        here, there = self.merge_trees(database), self.merge_trees(target)
+        count = f"SELECT count() FROM system.databases WHERE name = '{target}'"
+        _status, known = self.engine.query(count, self.admin())
+        if target in self.databases or known.strip() != "1":
+            raise Said(REPLICA_EXISTS, f"Replica {self.macro('replica')} of shard {self.macro('shard')} of replicated "
+                       f"database at /clickhouse/… already exists", "REPLICA_ALREADY_EXISTS")
+        if "allow_different_database_def = true" not in sql:
+            raise Said(OTHER_DATABASE, "The database has a different definition", "CANNOT_RESTORE_DATABASE")
+        if here - there:
+            raise Said(BAD_ARGUMENTS, "Macro 'uuid' and empty arguments of ReplicatedMergeTree are supported only for "
+                       f"ON CLUSTER queries with Atomic database engine: {', '.join(sorted(here - there))}",
+                       "BAD_ARGUMENTS")
+        if there and "allow_different_table_def = true" not in sql:
+            raise Said(OTHER_TABLE, "The table has a different definition", "CANNOT_RESTORE_TABLE")
+
+    def merge_trees(self, database):
+        """Names of the tables of a database that are replicated, where it is."""
+        self.ready()
+        _status, names = self.engine.query(
+            f"SELECT name FROM system.tables WHERE database = '{database}' AND engine LIKE '%MergeTree' FORMAT TSVRaw",
+            self.admin(),
+        )
+        return set(names.split())
 
     def proxy(self, user, sql, parameters, headers):
         """Let the engine answer; rows of replicated tables go to the other hosts of the shard."""
@@ -297,7 +343,7 @@ class Server:
         """What the engine says of itself, as the stand-in would say it."""
         if "version()" in sql and body.count(b"\n") <= 1 and b"{" not in body:
             return f"{version()}\n".encode()
-        if b'"data"' not in body[:4000] or "system." not in sql:
+        if b'"data"' not in body[:4000] or "system." not in sql and "version()" not in sql:
             return body
         answer = json.loads(body)
         for row in answer.get("data", ()):
@@ -306,8 +352,15 @@ class Server:
             about = row.get("name") or next((name for name in self.databases if f"'{name}'" in sql), None)
             if about in self.databases and row.get("engine") == "Atomic":
                 row["engine"] = "Replicated"
+            inside = next((name for name in self.databases if f"database = '{name}'" in sql), None)
+            if inside and row.get("engine", "").endswith("MergeTree"):
+                row["engine"] = f"Replicated{row['engine']}"
+                if "query" in row:
+                    row["query"] = _ENGINE.sub(replicated, row["query"], count=1)
             if "version" in row and "uptime" in row:
-                row.update(version=version(), known=["zookeeper_connection", "database_replicas"])
+                row["version"] = version()
+                if "known" in row:
+                    row["known"] = ["zookeeper_connection", "database_replicas"]
         return json.dumps(answer).encode()
 
     def change_access(self, user, sql):
@@ -525,6 +578,12 @@ class Server:
         thread = threading.Thread(target=Listener((host, port), Handler).serve_forever, daemon=True)
         thread.start()
         return thread
+
+
+def replicated(engine):
+    """A match of _ENGINE as a table of a Replicated database shows its engine."""
+    place = "'/clickhouse/tables/{uuid}/{shard}', '{replica}'"
+    return f"Replicated{engine.group(1)}({place}" + (", " if engine.group(2) else ")")
 
 
 def credentials(headers, parameters):
