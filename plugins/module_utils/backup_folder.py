@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import stat
 import time
@@ -51,20 +50,6 @@ def now():
 def human(size):
     """`size` bytes for a sentence."""
     return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.1f} MB"
-
-
-@contextlib.contextmanager
-def interruptible():
-    """Let SIGTERM and SIGHUP (the end of the operator's connection) unwind the stack, so that `finally` cleans up."""
-    def leave(number, frame):
-        raise SystemExit(f"ended by signal {number}")
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Backup:

@@ -22,6 +22,7 @@ from . import postgres
 from .backup_folder import BackupError, now, require_space
 from .backup_run import Different
 from .postgres import NAME_BYTES, quote_identifier
+from .postgres_programs import environment, password_file
 
 PROOF_MARK = "frameworks.database: a proof of a backup, to be dropped"
 _PROGRAM_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
@@ -51,13 +52,7 @@ class Programs:
         self._passwords = None
 
     def __enter__(self):
-        password = self.params.get("login_password")
-        if password:
-            if "\n" in password:
-                raise BackupError("login_password has a line break: libpq's password file cannot hold it.")
-            handle, self._passwords = tempfile.mkstemp(dir=self.scratch)
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write("*:*:*:*:" + password.replace("\\", "\\\\").replace(":", "\\:") + "\n")
+        self._passwords = password_file(self.params, os.path.join(self.scratch, "pgpass"))
         return self
 
     def __exit__(self, *_reason):
@@ -86,18 +81,6 @@ class Programs:
             )
         return found
 
-    def _environment(self):
-        params = self.params
-        values = {
-            "PGHOST": params.get("login_unix_socket") or params["login_host"], "PGPORT": params["login_port"],
-            "PGUSER": params["login_user"], "PGDATABASE": params["login_db"], "PGPASSFILE": self._passwords,
-            "PGSSLMODE": params["ssl_mode"], "PGSSLROOTCERT": params["ca_cert"], "PGSSLCERT": params["ssl_cert"],
-            "PGSSLKEY": params["ssl_key"], "PGCONNECT_TIMEOUT": params["connect_timeout"],
-            "PGAPPNAME": "frameworks.database", "LC_ALL": "C.UTF-8",
-        }
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        return {**kept, **{name: str(value) for name, value in values.items() if value}}
-
     def version(self):
         """What the dump program says of itself."""
         return subprocess.run(
@@ -108,7 +91,8 @@ class Programs:
         """Run a program that asks for nothing; `stdin` is a readable file. BackupError with what it said."""
         with tempfile.TemporaryFile(dir=self.scratch) as said:
             with subprocess.Popen(
-                [self._find(name), "--no-password", *words], env=self._environment(), pass_fds=self.pass_fds,
+                [self._find(name), "--no-password", *words], pass_fds=self.pass_fds,
+                env=environment(self.params, self.params["login_db"], self._passwords),
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL, stdout=said, stderr=said,
             ) as process:
                 try:

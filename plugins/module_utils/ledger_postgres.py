@@ -15,7 +15,7 @@ from . import postgres
 from .schema_plan import COLUMNS, LEASE, Entry, LedgerError, LockTaken, position
 
 SCHEMA = "schema_ledger"
-LOCK = "schema_apply"
+LOCK, PSQL_LOCK = "schema_apply", "schema_apply's psql"
 _UNDEFINED = ("42P01", "3F000")
 _TABLES = f"""
 CREATE SCHEMA IF NOT EXISTS {SCHEMA};
@@ -112,21 +112,35 @@ class PostgresLedger:
 
 
 class AdvisoryLock:
-    """PostgreSQL's own lock: it lasts as long as the connection that the scripts run on."""
+    """PostgreSQL's own lock: it lasts as long as the connection that the scripts run on.
+
+    A psql that a run starts has a connection, and a lock, of its own. Both have to be free for a run to begin.
+    """
 
     def __init__(self, connection, owner):
         self.connection = connection
 
     def take(self, seconds):
         """Take it, waiting up to `seconds`. Raises LockTaken, whose text names the holder."""
+        deadline = time.monotonic() + seconds
         try:
             postgres.take_advisory_lock(self.connection, LOCK, seconds)
+            postgres.take_advisory_lock(self.connection, PSQL_LOCK, max(0, round(deadline - time.monotonic())))
+            postgres.release_advisory_lock(self.connection, PSQL_LOCK)
         except postgres.LockTaken as error:
             raise LockTaken(str(error)) from None
 
+    def psql_lock(self):
+        """What waits in psql until it has the lock, to the end of its session."""
+        return f"SELECT pg_catalog.pg_advisory_lock({postgres.lock_key(PSQL_LOCK)})"
+
+    def psql_check(self, name):
+        """What tells psql, as the column `name`, whether the run that has started it still has the lock."""
+        return postgres.lock_check(LOCK, self.connection.info.backend_pid, name)
+
     def holder(self):
         """Who holds it, for a sentence, or None."""
-        return postgres.advisory_lock_holder(self.connection, LOCK)
+        return postgres.advisory_lock_holder(self.connection, LOCK, PSQL_LOCK)
 
     def check(self):
         """Nothing to check: without the lock there is no connection either."""

@@ -245,25 +245,38 @@ def quote_literal(text):
     return "E" + quoted.replace("\\", "\\\\") if "\\" in quoted else quoted
 
 
-_LOCK_HOLDER = """
-SELECT a.pid, a.usename, coalesce(a.client_addr::text, 'the socket'), date_trunc('second', a.backend_start)::text
-FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a USING (pid)
-JOIN pg_catalog.pg_database AS d ON d.oid = l.database
+_LOCKS = """
+FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_database AS d ON d.oid = l.database
 WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()
-  AND (l.classid::bigint << 32 | l.objid::bigint) = %s
+  AND (l.classid::bigint << 32 | l.objid::bigint)"""
+_LOCK_HOLDER = f"""
+SELECT a.pid, a.usename, coalesce(a.client_addr::text, 'the socket'), date_trunc('second', a.backend_start)::text
+FROM pg_catalog.pg_stat_activity AS a WHERE a.pid IN (SELECT l.pid {_LOCKS} = ANY(%s)) ORDER BY 4 LIMIT 1
 """
 
 
-def _lock_key(name):
+def lock_key(name):
+    """The number that stands for the advisory lock `name`."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
-def advisory_lock_holder(connection, name):
-    """Who holds the advisory lock `name` of the connected database, for a sentence, or None."""
+def advisory_lock_holder(connection, *names):
+    """Who holds one of the advisory locks `names` of the connected database, for a sentence, or None."""
     with connection.cursor() as cursor:
-        cursor.execute(_LOCK_HOLDER, (_lock_key(name),))
+        cursor.execute(_LOCK_HOLDER, ([lock_key(name) for name in names],))
         holder = cursor.fetchone()
     return "another run (server process {}, user {}, from {}, since {})".format(*holder) if holder else None
+
+
+def lock_check(name, pid, column):
+    """The query whether the server process `pid` holds the advisory lock `name` of the connected database."""
+    return f"SELECT EXISTS (SELECT {' '.join(_LOCKS.split())} = {lock_key(name)} AND l.pid = {pid}) AS {column}"
+
+
+def release_advisory_lock(connection, name):
+    """Give the advisory lock `name` back before the connection ends."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_catalog.pg_advisory_unlock(%s)", (lock_key(name),))
 
 
 def take_advisory_lock(connection, name, seconds=60, sleep=time.sleep):
@@ -274,7 +287,7 @@ def take_advisory_lock(connection, name, seconds=60, sleep=time.sleep):
     deadline = time.monotonic() + seconds
     with connection.cursor() as cursor:
         while True:
-            cursor.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", (_lock_key(name),))
+            cursor.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", (lock_key(name),))
             if cursor.fetchone()[0]:
                 return
             if time.monotonic() >= deadline:

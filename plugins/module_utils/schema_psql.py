@@ -12,16 +12,14 @@ import shutil
 import subprocess
 import tempfile
 
+from .interruptible import interruptible
+from .postgres_programs import environment, password_file
 from .schema_plan import now
 from .schema_scan import ScriptFailed
 from .sql_script import ScriptError
 
 _ERROR = re.compile(r"psql:[^\n]*?:(\d+): (.*)", re.S)
-_SECURITY = {"sslmode": "ssl_mode", "sslrootcert": "ca_cert", "sslcert": "ssl_cert", "sslkey": "ssl_key"}
-
-
-def _passfile_field(text):
-    return str(text).replace("\\", "\\\\").replace(":", "\\:")
+_NOT_OURS = "not the run that started psql"
 
 
 def check_for_psql(scan):
@@ -50,24 +48,33 @@ def _psql():
 def apply_with_psql(backend, script, scan):
     """Apply a script that check_for_psql() has passed. Raises ScriptFailed."""
     started = now()
-    with tempfile.TemporaryDirectory(prefix="schema_apply_") as folder:
-        path, passfile = os.path.join(folder, "script.sql"), os.path.join(folder, "pass")
+    row = backend.context.entry(script, None, "applied", 0, started)
+    with interruptible(), tempfile.TemporaryDirectory(prefix="schema_apply_") as folder:
+        path = os.path.join(folder, "script.sql")
         _write_script(backend, script, path)
-        with open(os.open(passfile, os.O_CREAT | os.O_WRONLY, 0o600), "w", encoding="utf-8") as stream:
-            stream.write(f"*:*:*:*:{_passfile_field(backend.params.get('login_password') or '')}\n")
-        row = backend.context.entry(script, None, "applied", 0, started)
+        passfile = password_file(backend.params, os.path.join(folder, "pass"))
+        # psql lives on when the run is killed. Before it does anything it makes sure that it has not been so long
+        # in starting that another run has begun; with its own lock in hand, no other one begins (see AdvisoryLock).
         wrapper = (
+            f"{backend.lock.psql_lock()} \\gset schema_apply_\n"
+            f"{backend.lock.psql_check('ours')} \\gset schema_apply_\n"
+            "\\if :schema_apply_ours\n"
             f"{backend.become_owner()};\nBEGIN;\n\\i {path}\n{backend.row_sql(row)};\nCOMMIT;\n"
+            f"\\else\n\\echo {_NOT_OURS}\n\\endif\n"
         )
         done = subprocess.run(
-            [_psql(), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-"], input=wrapper, text=True, capture_output=True,
-            env=_environment(backend, passfile), check=False,
+            [_psql(), "-X", "-q", "--no-password", "-v", "ON_ERROR_STOP=1", "-f", "-"], input=wrapper, text=True,
+            capture_output=True, check=False,
+            env={**environment(backend.params, backend.context.database, passfile), "PGCLIENTENCODING": "UTF8"},
         )
     if done.returncode:
         failure = _failure(backend, script, done.stderr.strip())
         backend.record(backend.context.entry(script, None, "failed", 0, started, error=str(failure)))
         raise failure
-    if script.name not in (backend.ledger.read()[0] or {}):
+    if done.stdout == f"{_NOT_OURS}\n":
+        raise ScriptFailed(script, "psql reached a server on which this run does not hold its lock, and did nothing")
+    entry = (backend.ledger.read()[0] or {}).get(script.name)
+    if entry is None or (entry.status, entry.checksum) != (row.status, row.checksum):
         raise ScriptFailed(script, "psql ended without an error, but before the script's end")
 
 
@@ -77,17 +84,6 @@ def _write_script(backend, script, path):
             target.write(backend.context.placeholders.fill(source.read().decode()).encode())
         else:
             shutil.copyfileobj(source, target)
-
-
-def _environment(backend, passfile):
-    params = backend.params
-    options = {
-        "PGHOST": params.get("login_unix_socket") or params["login_host"], "PGPORT": params["login_port"],
-        "PGUSER": params["login_user"], "PGDATABASE": backend.context.database, "PGPASSFILE": passfile,
-        "PGCLIENTENCODING": "UTF8", "PGAPPNAME": "schema_apply",
-        **{f"PG{name.upper()}": params[option] for name, option in _SECURITY.items() if params.get(option)},
-    }
-    return {**os.environ, **{name: str(value) for name, value in options.items()}}
 
 
 def _failure(backend, script, said):

@@ -100,9 +100,10 @@ lines:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.backup_clickhouse import ClickHouseBackup
-from ..module_utils.backup_folder import BACKUP_SPEC, BackupError, Store, interruptible
+from ..module_utils.backup_folder import BACKUP_SPEC, BackupError, Store
 from ..module_utils.backup_run import run
 from ..module_utils.clickhouse import LOGIN_SPEC, ClickHouseError, Client, ConnectionFailed
+from ..module_utils.interruptible import interruptible
 
 
 def main():

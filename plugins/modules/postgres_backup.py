@@ -98,9 +98,10 @@ lines:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import postgres
-from ..module_utils.backup_folder import BACKUP_SPEC, BackupError, Store, interruptible
+from ..module_utils.backup_folder import BACKUP_SPEC, BackupError, Store
 from ..module_utils.backup_postgres_run import PostgresBackup, Programs
 from ..module_utils.backup_run import run
+from ..module_utils.interruptible import interruptible
 
 
 def work(module):

@@ -166,8 +166,14 @@ def test_meta_commands_go_through_psql(made, query):
 
 def test_a_meta_script_that_ends_early_is_not_applied(made, query):
     made.write(V1__a="CREATE TABLE a (n int);\n\\set ON_ERROR_STOP off\nSELECT 1/0;\nCREATE TABLE b (n int);\n")
+    said = made.refused()
+    assert "before the script's end" in said and tables(query) == set()
+
+
+def test_the_ledgers_row_of_an_earlier_try_is_no_proof_of_success(made, query):
+    made.write(V1__a="\\set x 1\nSELECT 1/0;\n")
     made.refused()
-    assert tables(query) == set()
+    test_a_meta_script_that_ends_early_is_not_applied(made, query)
 
 
 def test_meta_commands_without_psql_are_refused_with_their_line(made, query, monkeypatch):
@@ -198,7 +204,26 @@ def test_psql_gets_no_password_on_its_command_line_or_environment(made, tmp_path
     monkeypatch.setattr(schema_psql.shutil, "which", lambda name: str(spy))
     made.write(V1__a="\\set a 1\nSELECT :a;")
     made.apply()
-    assert made.options["login_password"] not in (tmp_path / "seen").read_text()
+    seen = (tmp_path / "seen").read_text()
+    assert made.options["login_password"] not in seen and "PGCONNECT_TIMEOUT=10\n" in seen
+
+
+def test_psql_logs_in_as_the_module_does_whatever_the_environment_says(made, query, monkeypatch):
+    monkeypatch.setenv("PGPASSWORD", "somebody else's")
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    made.write(V1__a="\\set a ü\nCREATE TABLE a AS SELECT :'a' AS t;")
+    made.apply()
+    assert query("SELECT t FROM a") == [("ü",)]
+
+
+def test_psql_does_nothing_on_another_server_than_the_runs(made, query, unique, postgres, monkeypatch):
+    postgres.query(f"CREATE DATABASE {unique}_x")
+    login = schema_psql.environment
+    monkeypatch.setattr(schema_psql, "environment", lambda params, _database, file: login(params, f"{unique}_x", file))
+    made.write(V1__a="\\set a 1\nCREATE TABLE a (n int);")
+    assert "does not hold its lock" in made.refused()
+    assert not postgres.query("SELECT 1 FROM pg_class WHERE relname = 'a'", database=f"{unique}_x")
+    postgres.query(f"DROP DATABASE {unique}_x WITH (FORCE)")
 
 
 def test_a_concurrent_index_that_failed_is_built_anew(made, query):

@@ -1,6 +1,14 @@
 """A run that is killed anywhere: the next one ends where an undisturbed one would have."""
 
+import contextlib
 import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from ansible_collections.frameworks.database.plugins.module_utils import clickhouse as clickhouse_module
@@ -9,6 +17,7 @@ from ansible_collections.frameworks.database.plugins.module_utils import (
     schema_postgres,
 )
 from ansible_collections.frameworks.database.plugins.module_utils import postgres as postgres_module
+from support.playbooks import ROOT
 from support.scripts import Reaper, ScriptSet, in_child
 
 POSTGRES_SCRIPTS = {
@@ -165,3 +174,107 @@ def test_killed_at_every_call_to_clickhouse(clickhouse, clickhouse_database, tmp
         state,
     )
     assert calls > 40
+
+
+# ---- psql, which is a process of its own ----
+
+GATE = 4711  # the advisory lock that the scripts wait for; any output would meet a reader who is gone
+WAITS = f"\\set n 1\nSET client_min_messages = error;\nSELECT pg_advisory_xact_lock({GATE}) \\gset\n"
+WAITS += "CREATE TABLE IF NOT EXISTS a (n int);\nINSERT INTO a VALUES (:n);\n"
+
+
+def until(holds):
+    """Wait until `holds()` is true. AssertionError after half a minute."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def a_run(made, **environment):
+    """A run in a process of its own, as a Popen."""
+    program = (
+        "import json, sys; from support.modules import run_module; run_module('schema_apply', json.loads(sys.argv[1]))"
+    )
+    path = os.pathsep.join((str(ROOT / "collections"), str(ROOT / "tests")))
+    with subprocess.Popen(
+        [sys.executable, "-c", program, json.dumps(made.options)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def gated(postgres, postgres_database, tmp_path):
+    """(ScriptSet whose one script, with a command of psql's, waits; how many wait; what lets them go on)."""
+    gate = postgres.connect(postgres_database)
+    gate.cursor().execute(f"SELECT pg_advisory_lock({GATE})")
+
+    def waiting():
+        return postgres.query(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted", (GATE,)
+        )[0][0]
+
+    made = ScriptSet(tmp_path / "set", engine="postgresql", database=postgres_database, **postgres.login())
+    yield made.write(V1__a=WAITS), waiting, gate.close
+    gate.close()
+
+
+def sessions(postgres, database):
+    """How many are logged in to the database."""
+    return postgres.query("SELECT count(*) FROM pg_stat_activity WHERE datname = %s", (database,))[0][0]
+
+
+def test_no_run_begins_while_psql_of_a_killed_one_is_at_work(gated, postgres, postgres_database):
+    made, waiting, release = gated
+    with a_run(made) as first:
+        until(waiting)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    said = in_child(lambda: made.refused(lock_timeout=0), timeout=20)
+    assert "holds the lock" in str(said) and waiting() == 1
+    assert "another run" in made.apply(check=True)["lock_holder"]
+    release()
+    until(lambda: sessions(postgres, postgres_database) == 0)
+    assert made.apply()["applied"] == []
+    assert postgres.query("SELECT n FROM a", database=postgres_database) == [(1,)]
+
+
+def test_a_psql_that_starts_after_its_run_was_killed_does_nothing(gated, postgres, postgres_database, tmp_path):
+    made, _waiting, release = gated
+    release()
+    late, there, go = tmp_path / "psql", tmp_path / "there", tmp_path / "go"
+    os.mkfifo(go)
+    late.write_text(
+        f"#!/bin/sh\ncat > {tmp_path}/input\ntouch {there}\nread -r _ < {go}\n"
+        f"/usr/bin/psql \"$@\" < {tmp_path}/input\necho ended > {go}\n"
+    )
+    late.chmod(0o755)
+    with a_run(made, PATH=f"{tmp_path}:{os.environ['PATH']}") as first:
+        until(there.exists)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    assert made.apply()["applied"] == ["V1__a.sql"]
+    go.write_text("go\n")
+    assert go.read_text() == "ended\n"
+    assert postgres.query("SELECT n FROM a", database=postgres_database) == [(1,)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_psql_ends_with_a_run_that_is_told_to(gated, postgres, postgres_database, tmp_path, number):
+    made, waiting, release = gated
+    (tmp_path / "tmp").mkdir()
+    with a_run(made, TMPDIR=str(tmp_path / "tmp")) as first:
+        until(waiting)
+        children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+        first.send_signal(number)
+        first.wait(timeout=30)
+    assert children and not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert not list((tmp_path / "tmp").iterdir())
+    release()
+    assert made.apply()["applied"] == ["V1__a.sql"]
+    assert postgres.query("SELECT n FROM a", database=postgres_database) == [(1,)]
