@@ -37,6 +37,10 @@ _DEFINITIONS = {
 }
 
 
+class NoDatabase(ConnectionFailed):
+    """The server is there, the database is not."""
+
+
 class ClickHouseLedger:
     """The ledger of `set_name` in `database`."""
 
@@ -67,7 +71,7 @@ class ClickHouseLedger:
             if error.code == _UNKNOWN_TABLE:
                 return None, None
             if error.code == _UNKNOWN_DATABASE:
-                raise ConnectionFailed(f"There is no database {self.database}: create it first") from None
+                raise NoDatabase(f"There is no database {self.database}: create it first") from None
             raise LedgerError(
                 f"The ledger {self.table()} cannot be read, so nothing is known about what is applied: {error}. "
                 "What to do: the user needs SELECT on it"

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from .clickhouse import AuthenticationFailed, ClickHouseError, Client, ConnectionFailed, ServerError, quote_string
-from .ledger_clickhouse import TABLE, ClickHouseLedger, Lease
+from .ledger_clickhouse import TABLE, ClickHouseLedger, Lease, NoDatabase
 from .schema_clickhouse_server import OneServer
 from .schema_clickhouse_steps import apply_stepwise
 from .schema_plan import LedgerError
@@ -31,6 +31,19 @@ class ClickHouseBackend:
         self.params, self.context, self.engine = params, context, engine
         self.client = self.ledger = self.lock = self.functions = None
         self.place = self._place()
+
+    @staticmethod
+    def explains(error, check):
+        """Whether one of `unreachable` means that the server is not there, or with `check` that something may come.
+
+        That are the files that the login needs, the database and the user, for whom the server says the same as for a
+        wrong password.
+        """
+        if isinstance(error, ConnectionFailed) and error.unreachable:
+            return True
+        return check and (
+            isinstance(error, (AuthenticationFailed, NoDatabase)) or isinstance(error.__cause__, FileNotFoundError)
+        )
 
     def _place(self):
         if not self.params.get("cluster"):

@@ -18,6 +18,11 @@ from .schema_scan import ScriptFailed
 from .sql_postgres import PostgresSplitter
 from .sql_script import ScriptError
 
+_REMEDIES = {
+    "42501": ". The role that owns the objects needs CREATE on the database (its owner has it)",
+    "25006": ". Name the primary in login_host if this is a standby; else look where default_transaction_read_only is "
+    "set: the server, the database or the login's role",
+}
 _COLLISIONS = ("23505", "42P06", "42P07", "42710", "XX000")
 
 
@@ -30,11 +35,19 @@ class PostgresBackend:
     splitter = PostgresSplitter
     errors = (postgres.PostgresError, LedgerError, *((postgres.psycopg2.Error,) if postgres.psycopg2 else ()))
     unreachable = (postgres.ConnectionFailed,)
+    # What a check finds where an earlier task of the same run would start the server, or make user and database. Over
+    # TCP a user who is not there is told what a wrong password is.
+    to_come = ("driver", "unreachable", "user", "password", "database")
 
     def __init__(self, params, context, engine):
         self.params, self.context, self.engine = params, context, engine
         self.connection = self.ledger = self.lock = self.dialect = None
         self._used = False
+
+    @classmethod
+    def explains(cls, error, check):
+        """Whether one of `unreachable` means that the server is not there, or with `check` that something may come."""
+        return error.reason in (cls.to_come if check else ("driver", "unreachable"))
 
     def connect(self):
         """Another connection to the database, as the objects' owner. Raises postgres.PostgresError."""
@@ -73,8 +86,8 @@ class PostgresBackend:
             self.dialect.retry(self._create_ledger)
         except postgres.psycopg2.Error as error:
             raise LedgerError(
-                f"The ledger cannot be created in {self.context.database}: {str(error).strip()}. The role that owns "
-                "the objects needs CREATE on the database (its owner has it)"
+                f"The ledger cannot be created in {self.context.database}: {str(error).strip()}"
+                + _REMEDIES.get(error.pgcode, "")
             ) from None
 
     def _create_ledger(self, tries=20):

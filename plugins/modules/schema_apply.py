@@ -223,7 +223,10 @@ requirements:
   - psycopg2 on the managed host, for PostgreSQL and YugabyteDB
   - psql on the managed host, for scripts with its meta-commands
 notes:
-  - A server that cannot be reached yet is no failure with C(--check); RV(unasked) says why it could not be asked.
+  - >-
+    With C(--check) it is no failure that a server cannot be reached yet, or knows neither user, password nor database:
+    an earlier task may be what brings them. RV(unasked) says why it could not be asked. What no task would bring, such
+    as a certificate that is not accepted, is one.
 """
 
 EXAMPLES = r"""
@@ -530,6 +533,8 @@ class Run:
             self.backend.open()
             outcome = run.look(self.backend, scripts, self.options)
         except self.backend.unreachable as error:
+            if not self.backend.explains(error, check=self.params["state"] != "planned"):
+                raise
             self.module.warn(f"Set {self.params['set_name']}: {error} Nothing is known about what is applied.")
             changed = self.params["state"] != "planned"  # with --check whatever is there may be pending
             return {**result_of(run.Outcome()), "changed": changed, "unasked": str(error).strip()}

@@ -336,6 +336,23 @@ def test_an_unreachable_server_is_no_failure_of_a_check(engine, made):
     made.refused(login_port=1)
 
 
+def test_a_check_goes_on_where_an_earlier_task_may_bring_the_login(engine, made, tmp_path):
+    made.write(V1__a=engine.create("a"))
+    assert made.apply(check=True, login_password="of tomorrow")["unasked"]
+    assert not made.apply(state="planned", login_password="of tomorrow").get("unasked")
+    assert "login_password" in made.apply(state="planned", login_password="of tomorrow")["problem"]
+    assert "no_such_database" in made.apply(state="planned", database="no_such_database")["problem"]
+    if engine.name == "clickhouse":
+        assert made.apply(check=True, tls=True, ca_cert=str(tmp_path / "of tomorrow"))["unasked"]
+
+
+def test_a_check_fails_where_no_task_would_help(engine, made):
+    made.write(V1__a=engine.create("a"))
+    postgresql = engine.name == "postgresql"
+    said = made.refused(check=True, **({"ssl_mode": "require"} if postgresql else {"tls": True}))
+    assert ("set ssl_mode to disable" if postgresql else "set tls to false") in said
+
+
 def test_a_plan_never_fails(engine, made):
     made.files({"V1__a.sql": engine.create("a"), "bad.sql": "SELECT 1"})
     assert "not the name of a script" in made.apply(state="planned")["problem"]

@@ -138,6 +138,25 @@ def test_the_wrong_engine_is_told(made):
     assert "The server is PostgreSQL, the set is declared with engine yugabytedb" in made.refused(engine="yugabytedb")
 
 
+@pytest.mark.parametrize(
+    ("statement", "says", "not_says"),
+    [
+        ("ALTER DATABASE {database} SET default_transaction_read_only = on", "is a standby", "needs CREATE"),
+        ("REVOKE ALL ON DATABASE {database} FROM PUBLIC", "needs CREATE on the database", "standby"),
+    ],
+)
+def test_a_ledger_that_cannot_be_made_comes_with_the_remedy_for_its_cause(
+    made, postgres, unique, statement, says, not_says
+):
+    database = made.options["database"]
+    postgres.query(f"CREATE ROLE {unique}_o")
+    postgres.query(statement.format(database=database))
+    made.write(V1__a="SELECT 1")
+    said = made.refused(owner=f"{unique}_o")
+    assert says in said and not_says not in said
+    postgres.query(f"DROP ROLE {unique}_o")
+
+
 def test_copy_rows(made, query):
     made.write(
         V1__a="CREATE TABLE a (n int, t text);\nCOPY a FROM STDIN;\n1\ta;b\n2\t\\N\n\\.\nINSERT INTO a VALUES (3, '');"
