@@ -157,3 +157,29 @@ def test_bad_sets_are_named(folder, variables, change, says):
     variables["schema_load_sets"][0].update(change)
     run = run_playbook(folder, role_play("schema_load"), variables)
     assert run.code == 2 and says in run.output, run.output
+
+
+def test_sets_of_both_engines_may_have_one_name(
+    folder, variables, postgres, postgres_database, clickhouse, clickhouse_database
+):
+    for one in variables["schema_load_sets"]:
+        one["name"] = "platform"
+    look = role_play("schema_load", "plan")
+    look["tasks"] = [
+        {**look["tasks"][0], "vars": {"schema_load_engines": [engine]}}
+        for engine in ("postgresql", "clickhouse", "clickhouse")
+    ]
+    table = "{{ {'here': schema_load_plan} | frameworks.database.schema_plan }}"
+    look["tasks"].append({"ansible.builtin.debug": {"msg": table}})
+    planned = run_playbook(folder, look, variables).ok()
+    assert planned.output.count("platform  init.sql") == 2
+    assert changed(run_playbook(folder, role_play("schema_load"), variables).ok()) == 2
+    assert postgres.query("SELECT count(*) FROM a", database=postgres_database) == [(1,)]
+    assert clickhouse.query(f"SELECT count() FROM {clickhouse_database}.a") == "1\n"
+
+
+def test_two_sets_of_one_engine_and_name_are_refused(folder, variables, postgres_database):
+    twice = {**variables["schema_load_sets"][0], "path": "elsewhere"}
+    variables["schema_load_sets"].append(twice)
+    run = run_playbook(folder, role_play("schema_load"), variables)
+    assert run.code == 2 and "engine postgresql and name pg" in run.output and PASSWORD not in run.output
