@@ -11,8 +11,8 @@ module: connection_verify
 short_description: Verify what an application finds behind its connection settings
 version_added: 0.1.0
 description:
-  - Reads the application's dotenv file the way a shell does, logs in with C(DATABASE_URL) and C(CLICKHOUSE_*),
-    and checks what is there.
+  - Reads the application's dotenv file, logs in with C(DATABASE_URL) and C(CLICKHOUSE_*), and checks what is there.
+  - The file is read as text and never run. A value is literal, plain or with a shell's quotes.
   - Nothing is written. The module succeeds whatever it finds and says which checks failed, so that all are seen.
 author:
   - FrameWorks platform team (@frameworks)
@@ -56,7 +56,6 @@ options:
     default: []
 requirements:
   - psycopg2 on the host
-  - a POSIX shell on the host
 """
 
 EXAMPLES = r"""
@@ -121,7 +120,6 @@ failures:
 
 import os
 import secrets
-import subprocess
 from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -132,6 +130,7 @@ from ansible_collections.frameworks.database.plugins.module_utils.clickhouse imp
     Client,
     ServerError,
 )
+from ansible_collections.frameworks.database.plugins.module_utils.dotenv import read_dotenv
 
 try:
     import psycopg2
@@ -171,21 +170,29 @@ class Checks:
 
 
 def read_settings(path):
-    """The variables of NAMES that `. path` sets in an otherwise empty environment; ValueError where that cannot be."""
+    """The variables of NAMES, and whatever else the file sets; ValueError where one is missing."""
     if not os.path.isfile(path):
         raise ValueError(f"settings: there is no file {path}; the role application_settings writes it")
-    script = 'set -a; . "$1" >/dev/null || exit 1; env -0'
-    done = subprocess.run(
-        ["sh", "-c", script, "sh", os.path.abspath(path)], env={"PATH": os.defpath}, stdin=subprocess.DEVNULL,
-        capture_output=True, check=False,
-    )
-    if done.returncode:  # the shell's own message may quote a line of the file, so it is not shown
-        raise ValueError(f"settings: {path} cannot be read, or is not what a shell reads as assignments")
-    variables = dict(entry.split("=", 1) for entry in done.stdout.decode().split("\0") if "=" in entry)
+    try:
+        variables = read_dotenv(path)
+    except ValueError as error:
+        raise ValueError(f"settings: {error}") from None
     missing = [name for name in NAMES if not variables.get(name)]
     if missing:
         raise ValueError(f"settings: {path} does not set {', '.join(missing)}")
     return variables
+
+
+def passwords_of(variables, path):
+    """What nobody may read in the result; ValueError where C(DATABASE_URL) is no URL."""
+    url = variables["DATABASE_URL"]
+    try:
+        encoded = urlsplit(url).password or ""
+    except ValueError:
+        raise ValueError(
+            f"settings: DATABASE_URL in {path} is no URL: in its password, @ : / ? # [ ] % have to be percent-encoded"
+        ) from None
+    return {variables["CLICKHOUSE_PASSWORD"], encoded, unquote(encoded), url} - {""}
 
 
 def check_postgres(url, params, checks):
@@ -319,14 +326,15 @@ def main():
         module.fail_json(msg=missing_required_lib("psycopg2"))
     try:
         variables = read_settings(module.params["settings"])
+        # The passwords come from the file, not from an option, so Ansible has to be told what to mask.
+        module.no_log_values.update(passwords_of(variables, module.params["settings"]))
     except ValueError as error:
         module.fail_json(msg=str(error))
-    # The passwords come from the file, not from an option, so Ansible has to be told what to mask.
-    encoded = urlsplit(variables["DATABASE_URL"]).password or ""
-    secret = (variables["CLICKHOUSE_PASSWORD"], encoded, unquote(encoded), variables["DATABASE_URL"])
-    module.no_log_values.update(value for value in secret if value)
     checks = Checks()
-    check_postgres(variables["DATABASE_URL"], module.params, checks)
+    try:
+        check_postgres(variables["DATABASE_URL"], module.params, checks)
+    except psycopg2.Error as error:
+        checks.add("postgresql", "look around", False, error)
     try:
         check_clickhouse(variables, module.params, checks)
     except ClickHouseError as error:

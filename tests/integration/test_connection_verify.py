@@ -148,6 +148,34 @@ def test_settings_that_are_not_there(tmp_path, settings_file):
         verify(settings_file(CLICKHOUSE_DB=None, CLICKHOUSE_PASSWORD=None))
     broken = tmp_path / "broken.env"
     broken.write_text("DATABASE_URL='s3cret without an end\n")
-    with pytest.raises(ModuleFailed, match="cannot be read") as caught:
+    with pytest.raises(ModuleFailed, match="line 1: is not NAME=value") as caught:
         verify(str(broken))
     assert "s3cret" not in str(caught.value.result)
+    broken.write_bytes(b"DATABASE_URL=caf\xe9\n")
+    with pytest.raises(ModuleFailed, match="not UTF-8"):
+        verify(str(broken))
+
+
+def test_the_file_is_never_run(settings_file, tmp_path):
+    """The application may write to it; the module may be root."""
+    path, made = settings_file(), tmp_path / "made by the file"
+    for line in (f"id > '{made}'", f"A=$(touch '{made}')", f'A="`touch {made}`"', f"A=1 touch {made}", f". {made}"):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        with pytest.raises(ModuleFailed, match="line 7: is not NAME=value"):
+            verify(path)
+        assert not made.exists()
+        settings_file()
+
+
+def test_a_url_that_is_none_is_named_without_its_password(settings_file):
+    with pytest.raises(ModuleFailed, match="DATABASE_URL in .* is no URL") as caught:
+        verify(settings_file(DATABASE_URL="postgres://u:[s3cret@localhost/d"))
+    assert "s3cret" not in str(caught.value.result)
+
+
+def test_a_connection_that_dies_on_the_way_is_one_line_and_clickhouse_is_looked_at(settings_file):
+    query = "SELECT pg_terminate_backend(pg_backend_pid())"
+    result = verify(settings_file(), postgres_rows=[{"query": query, "value": "x"}])
+    assert failed(result) == [("postgresql", "look around")]
+    assert ("clickhouse", "tables") in [(item["server"], item["check"]) for item in result["checks"]]

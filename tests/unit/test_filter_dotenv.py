@@ -1,10 +1,11 @@
-"""The dotenv filter, read back by a real shell and a real dotenv library."""
+"""The dotenv filter, read back by a real shell, a real dotenv library and the collection's own reader."""
 
 import subprocess
 
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.frameworks.database.plugins.filter.dotenv import dotenv
+from ansible_collections.frameworks.database.plugins.module_utils.dotenv import read_dotenv
 from dotenv import dotenv_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,6 +37,29 @@ def test_a_library_reads_all_but_the_documented_values(value, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "library.env"
     path.write_text(dotenv({"FIRST": value, "SECOND": "plain"}))
     assert dotenv_values(path, interpolate=False) == {"FIRST": value, "SECOND": "plain"}
+
+
+@settings(max_examples=300, deadline=None)
+@given(value=PRINTABLE | HOSTILE)
+def test_the_collection_reads_every_value_back(value, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "own.env"
+    path.write_text("# a comment\n\n" + dotenv({"FIRST": value, "SECOND": "plain"}))
+    assert read_dotenv(path) == {"FIRST": value, "SECOND": "plain"}
+
+
+LINES = st.lists(st.sampled_from(["'", '"', "\\", "$", "`", "#", "~", "=", " ", "\t", ":", ";", "aé"]), max_size=9)
+
+
+@settings(max_examples=400, deadline=None)
+@given(parts=LINES)
+def test_what_the_collection_reads_a_shell_reads_alike(parts, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "line.env"
+    path.write_text(f"export FIRST={''.join(parts)}\nSECOND=plain\n")
+    try:
+        read = read_dotenv(path)
+    except ValueError:
+        return
+    assert read_by_shell(path, ["FIRST", "SECOND"]) == [read["FIRST"], read["SECOND"]]
 
 
 def test_a_url_is_not_quoted():
