@@ -1,5 +1,9 @@
 """The tasks for ClickHouse's own packages on a bare machine, without a server: what they say and what they touch."""
 
+import hashlib
+import io
+import tarfile
+
 import pytest
 from support import sandbox as sandboxes
 from support.clickhouse_config import CLUSTER, ROLE
@@ -62,3 +66,44 @@ def test_check_succeeds_on_a_bare_machine_and_changes_nothing(machine, method, a
     assert run.count("changed") and "Account" in run.output
     # What Ansible itself leaves in the home of its user is no change of the role's.
     assert not [path for path in machine.changes() if path not in ("/", "/root") and "/root/.ansible" not in path]
+
+
+def release(machine, version, settings):
+    """Archives of a release whose program knows these settings and reads every configuration; their SHA-256."""
+    known = " ".join(settings)
+    program = f"#!/bin/sh\ncase $1 in local) printf '%s\\n' {known};; extract-from-config) ;; *) exit 1; esac\n"
+    names = {
+        "clickhouse-common-static": {"usr/bin/clickhouse": program},
+        "clickhouse-server": {f"etc/clickhouse-server/{name}.xml": "<clickhouse/>" for name in ("config", "users")},
+    }
+    sums = {}
+    for package, files in names.items():
+        raw = io.BytesIO()
+        with tarfile.open(fileobj=raw, mode="w:gz") as tar:
+            for name, text in files.items():
+                entry = tarfile.TarInfo(f"{package}-{version}/{name}")
+                entry.size, entry.mode = len(text), 0o755
+                tar.addfile(entry, io.BytesIO(text.encode()))
+        machine.python(f"import pathlib; pathlib.Path('{package}-{version}-amd64.tgz').write_bytes({raw.getvalue()!r})")
+        sums[package] = hashlib.sha256(raw.getvalue()).hexdigest()
+    return {"clickhouse_db_version": version, "clickhouse_db_archive_sha256": sums}
+
+
+def test_a_setting_that_comes_with_an_upgrade_is_looked_up_in_the_new_release(machine):
+    """An upgrade: the configuration is written for all hosts first, each gets the release in its turn."""
+    machine.run("ln", "-sf", "/bin/true", "/usr/bin/systemctl")
+    old, new = release(machine, "25.8.3.66", ["a_setting"]), release(machine, "25.8.4.13", ["a_setting", "a_new_one"])
+    variables = {**ALONE, "clickhouse_db_tls": False, "clickhouse_db_archive": machine.folder}
+    settings = {"a_setting": 1, "a_new_one": 2}
+    machine.playbook(phases("probe", "install", "configure"), {**variables, **old}).ok()
+    early = machine.playbook(phases("probe", "configure"), {**variables, **old, "clickhouse_db_settings": settings})
+    assert early.code and "no server setting 'a_new_one'" in " ".join(early.output.split())
+    turn = phases("probe", "configure", "install_archive")
+    for more, says in (
+        ({"clickhouse_db_settings": {**settings, "a_typo": 3}}, "no server setting 'a_typo'"),
+        ({"clickhouse_db_settings": {**settings, "kept": 4}, "clickhouse_db_settings_unchecked": ["kept"]}, None),
+    ):
+        machine.run("ln", "-sfn", "/opt/clickhouse/25.8.3.66", "/opt/clickhouse/current")
+        run = machine.playbook(turn, {**variables, **new, **more})
+        assert run.code == 0 if says is None else says in " ".join(run.output.split()), run.output
+        assert "a_new_one'" not in run.output

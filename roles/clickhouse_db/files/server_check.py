@@ -16,10 +16,15 @@ from xml.etree import ElementTree
 
 # Settings that system.server_settings does not list.
 UNLISTED = (
-    "allow_implicit_no_password", "allow_no_password", "allow_plaintext_password", "default_profile",
-    "default_session_timeout", "dictionaries_config", "display_name", "grpc_port", "hsts_max_age", "http_port",
-    "max_session_timeout", "mysql_port", "postgresql_port", "timezone", "umask",
-    "user_defined_executable_functions_config",
+    "access_control_path", "allow_implicit_no_password", "allow_no_password", "allow_plaintext_password",
+    "bcrypt_workfactor", "buffer_profile", "builtin_dictionaries_reload_interval", "core_path",
+    "custom_cached_disks_base_directory", "custom_settings_prefixes", "default_password_type", "default_profile",
+    "default_session_timeout", "dictionaries_config", "display_name", "enable_system_unfreeze", "grpc_port",
+    "hsts_max_age", "http_port", "http_server_default_response", "interserver_listen_host", "max_session_timeout",
+    "mysql_port", "path_to_regions_hierarchy_file", "path_to_regions_names_files", "postgresql_port",
+    "replica_group_name", "system_profile_name", "tcp_ssh_port", "tcp_with_proxy_port", "timezone", "umask",
+    "user_defined_executable_functions_config", "user_defined_path", "user_defined_zookeeper_path", "workload_path",
+    "workload_zookeeper_path",
 )
 UNKNOWN_TABLE = "Code: 60."
 
@@ -73,7 +78,8 @@ def unknown(binary, names):
             faults.append(
                 f"clickhouse_db_settings: this release of ClickHouse has no server setting {name!r}"
                 + (f", did you mean {close[0]!r}?" if close else "")
-                + " Settings of queries belong into a profile (clickhouse_db_settings_profiles)"
+                + " Settings of queries belong into a profile (clickhouse_db_settings_profiles); where the release"
+                " knows it all the same, add it to clickhouse_db_settings_unchecked"
             )
     return faults
 
