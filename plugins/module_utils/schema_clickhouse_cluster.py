@@ -31,6 +31,8 @@ class Cluster(OneServer):
             "distributed_ddl_task_timeout": self.timeout, "distributed_ddl_output_mode": "throw",
             # A row that an INSERT has returned for is on its shard.
             "distributed_foreground_insert": 1,
+            # Where functions are in Keeper, ClickHouse refuses to create one ON CLUSTER.
+            "ignore_on_cluster_for_replicated_udf_queries": 1,
         }
         self._client, self._sharded = None, None
 

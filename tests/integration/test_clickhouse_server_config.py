@@ -125,6 +125,7 @@ def test_ports_tls_and_keepers_are_what_was_declared(place):
         assert root.findtext(f"openSSL/{part}/verificationMode") == verification
         assert root.findtext(f"openSSL/{part}/disableProtocols") == "sslv2,sslv3,tlsv1,tlsv1_1"
     assert root.findtext("user_directories/replicated/zookeeper_path") == "/clickhouse/fw/access"
+    assert root.findtext("user_defined_zookeeper_path") == "/clickhouse/fw/functions"
     cluster = ElementTree.fromstring(place.result["texts"][f"{place.etc}/config.d/frameworks-cluster.xml"])
     assert [node.findtext("host") for node in cluster.findall("zookeeper/node")] == ["a1", "b1", "k"]
     assert {node.findtext("secure") for node in cluster.findall("zookeeper/node")} == {"1"}
@@ -215,6 +216,7 @@ def test_a_server_of_its_own_has_neither_cluster_nor_keeper(tmp_path):
     root = ElementTree.fromstring(place.result["texts"][f"{place.etc}/config.d/frameworks.xml"])
     assert root.findtext("http_port") == "8123" and root.find("interserver_http_port").get("remove")
     assert root.find("openSSL") is None and root.find("user_directories/replicated") is None
+    assert root.find("user_defined_zookeeper_path") is None
     users = {row["name"]: row for row in place.local("SELECT name, host_names FROM system.users")}
     # From where the role itself logs in: a connection to the host's own address comes from there.
     assert set(users) == {"admin", "default"} and sorted(users["admin"]["host_names"]) == ["localhost", "one"]

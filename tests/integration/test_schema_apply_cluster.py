@@ -56,6 +56,11 @@ def cluster(shards, unique, monkeypatch):
         if "FROM system.databases" in sql:
             sql = sql.replace("engine", "'Replicated' AS engine", 1)
         plain = re.sub(r"\bReplicated(?=\w*MergeTree)", "", _ARGUMENTS.sub("(", sql))
+        if re.match(r"(CREATE|DROP) FUNCTION\b.* ON CLUSTER", plain, re.S):
+            if not (settings or {}).get("ignore_on_cluster_for_replicated_udf_queries"):
+                message = "ON CLUSTER is not allowed because used-defined functions are replicated automatically"
+                raise clickhouse_module.ServerError(80, message)
+            plain = plain.replace(" ON CLUSTER `fw`", "")
         known = {
             name: value for name, value in (settings or {}).items()
             if name != "database_replicated_allow_replicated_engine_arguments"
@@ -118,6 +123,18 @@ def test_later_scripts_know_the_tables_of_earlier_ones(cluster, tmp_path):
                 f"SELECT count() FROM system.columns WHERE database = '{cluster.database}' AND table = '{table}'"
             ) == "2\n"
         assert server.query(f"SELECT sum(x) FROM {cluster.database}.t") == "3\n"
+
+
+def test_functions_are_made_where_keeper_passes_them_on(cluster, tmp_path):
+    """As in a cluster of the role: there, ClickHouse refuses a function ON CLUSTER unless it is told to ignore that."""
+    made, function = scripts(cluster, tmp_path), f"f_{cluster.database}"
+    made.write(V1__f=f"CREATE FUNCTION {function} AS x -> x + 1; SELECT {function}(1)")
+    made.apply()
+    assert any(sql.startswith(f"CREATE FUNCTION {function} ON CLUSTER `fw`") for sql in cluster.sent)
+    made.write(V2__g=f"DROP FUNCTION {function}")
+    made.apply()
+    for server in cluster.servers:
+        assert server.query(f"SELECT count() FROM system.functions WHERE name = '{function}'") == "0\n"
 
 
 def test_a_statement_without_a_place_on_a_cluster_is_refused_before_anything_is_applied(cluster, tmp_path):
