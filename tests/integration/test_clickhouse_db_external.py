@@ -1,9 +1,10 @@
-"""The role clickhouse_db with a server that runs already: a double of its access storage (see there)."""
+"""What the role clickhouse_db asks of a running server: a double of its access storage (see there)."""
 
 import json
 
 import pytest
 import yaml
+from support.clickhouse_config import CLUSTER, FOUND, ROLE
 from support.clickhouse_double import AccessDouble
 from support.playbooks import HOST, role_play, run_playbook
 from support.ports import free_port
@@ -80,3 +81,20 @@ def test_nobody_is_told_a_password_that_a_server_has_not_taken(double, tmp_path)
         }))
         done = run_playbook(tmp_path, playbook, {**variables, "clickhouse_db_login_port": port}, "-i", str(inventory))
         assert ("told the password" in done.output) == (done.code == 0) == reached, done.output
+
+
+def test_a_server_that_has_yet_to_read_the_admins_new_password_is_waited_for(double, tmp_path):
+    """Only where this run has written it: otherwise a refusal is a refusal."""
+    play = {**role_play("clickhouse_db", "server/access.yml"), "vars_files": [str(ROLE / "vars/server.yml")]}
+    variables = {
+        **CLUSTER, "clickhouse_db_cluster": "", "clickhouse_db_nodes": [], "clickhouse_db_keepers": [],
+        "clickhouse_db_tls": False, "clickhouse_db_address": "127.0.0.1", "clickhouse_db_databases": [],
+        "clickhouse_db_http_port": double.login()["login_port"], "clickhouse_db_admin_password": ADMIN_PASSWORD,
+        "__clickhouse_db_server_probe": {"stdout": json.dumps(FOUND)},
+    }
+    written = [{"item": f"/etc/clickhouse-server/{name}/frameworks.xml", "changed": True} for name in ("users.d", "x")]
+    for results, waits in ((written, True), (written[1:], False)):
+        double.late = 2
+        run = run_playbook(tmp_path, play, {**variables, "__clickhouse_db_written": {"results": results}}, "-vvv")
+        assert (run.code == 0) == waits and ADMIN_PASSWORD not in run.output
+        assert waits or "refuses user 'admin'" in " ".join(run.output.split())
