@@ -130,6 +130,6 @@ def test_booleans_are_converted_where_they_are_used():
 
 def test_numbers_are_converted_where_something_is_computed_with_them():
     """`-e name=3` is text too: it cannot be compared with a number, and "0" is true."""
-    before = rf"(?:{OPERATOR} |\bin \[1, |\[:)NAME(?! \| (?:int|float))"
+    before = rf"(?:{OPERATOR} |\bin \[1, |\[: ?)NAME(?! \| (?:int|float))"
     behind = rf"NAME (?:{OPERATOR}|is (?:odd|even)|%}})"
     assert not unconverted({"int", "float"}, f"{before}|{behind}")
