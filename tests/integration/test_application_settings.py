@@ -1,7 +1,10 @@
 """The role application_settings, run as an operator runs it."""
 
+import os
+import pwd
 import stat
 import subprocess
+import tempfile
 
 import pytest
 from support.playbooks import role_play, run_playbook
@@ -35,6 +38,15 @@ def test_written_once_and_for_the_owner_alone(tmp_path, settings):
     assert shell_value(path, "CLICKHOUSE_PORT") == "8443"
     assert shell_value(path, "DATABASE_URL").endswith("@localhost:5432/frameworks?sslmode=verify-full")
     assert run_playbook(tmp_path, role_play("application_settings"), settings).ok().count("changed") == 0
+
+
+def test_below_home_under_an_awkward_name(tmp_path, settings):
+    with tempfile.TemporaryDirectory(prefix=".it's `my` ", dir=pwd.getpwuid(os.geteuid()).pw_dir) as folder:
+        settings["application_settings_path"] = f"~/{os.path.basename(folder)}/own.env"
+        assert run_playbook(tmp_path, role_play("application_settings"), settings).ok().count("changed") == 1
+        assert os.path.exists(f"{folder}/own.env")
+        second = run_playbook(tmp_path, role_play("application_settings"), settings).ok()
+        assert "Write the settings file" not in second.output
 
 
 @pytest.mark.parametrize("damage", ["mode", "content"])
