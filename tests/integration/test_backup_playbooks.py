@@ -141,7 +141,8 @@ def test_a_node_that_serves_makes_the_backup_rather_than_one_before_it(tmp_path)
 def test_a_restore_goes_to_the_node_that_has_the_backup(tmp_path):
     for node, name in (("node3", "20261120T030000Z"), ("node1", "20261122T030000Z"), ("node4", "20261121T030000Z")):
         (tmp_path / node / name).mkdir(parents=True)
-        (tmp_path / node / ".partial-20261125T030000Z").mkdir()
+        for other in (".partial-20261125T030000Z", "lost+found"):
+            (tmp_path / "node5" / other).mkdir(parents=True, exist_ok=True)
     for wanted, chosen in ((), "node1"), (("-e", "backup_restore_from=20261120T030000Z"), "node3"):
         run = play_on_nodes(tmp_path, "restore", *wanted)
         assert run.count("failed") == 1 and f"fatal: [{chosen}]" in run.output, run.output
