@@ -10,7 +10,7 @@ from .ledger_postgres import SCHEMA
 
 # Objects of extensions belong to the extension's version, which is listed itself. Through to_jsonb a column is read
 # that PostgreSQL 11 does not have.
-_OURS = f"""
+_NAMED = f"""
 WITH spaces AS (
   SELECT oid, nspname, nspowner, nspacl FROM pg_namespace
   WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', '{SCHEMA}')
@@ -45,9 +45,13 @@ WITH spaces AS (
     FROM pg_attribute AS a JOIN relations AS r ON r.oid = a.attrelid WHERE a.attnum > 0
   UNION ALL SELECT 'default ' || CASE d.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences'
       WHEN 'f' THEN 'functions' WHEN 'T' THEN 'types' ELSE 'schemas' END || ' of ' || pg_get_userbyid(d.defaclrole)
-      || coalesce(' in schema ' || quote_ident(s.nspname), ''), d.defaclacl, NULL
+      || coalesce(' in schema ' || quote_ident(s.nspname), ''), d.defaclacl,
+      CASE WHEN d.defaclnamespace = 0
+        THEN acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END, d.defaclrole) END
     FROM pg_default_acl AS d LEFT JOIN spaces AS s ON s.oid = d.defaclnamespace
 )
+"""
+_OURS = f"""{_NAMED}
 SELECT 'schema ' || quote_ident(nspname) AS object, 'owner ' || pg_get_userbyid(nspowner) AS definition FROM spaces
 UNION ALL SELECT 'extension ' || quote_ident(extname), extversion FROM pg_extension
 UNION ALL SELECT n.object, concat_ws(E'\\n', 'owner ' || pg_get_userbyid(r.relowner),
@@ -108,15 +112,38 @@ UNION ALL SELECT 'grants on ' || object, coalesce(given, 'none') FROM (
       (SELECT string_agg(item::text, E'\\n' ORDER BY item::text) FROM unnest(base) AS item) AS usual
     FROM acls WHERE acl IS NOT NULL) AS listed WHERE given IS DISTINCT FROM usual
 """
+_USUAL = f"""{_NAMED}
+SELECT 'grants on ' || object, (SELECT string_agg(item::text, E'\\n' ORDER BY item::text) FROM unnest(base) AS item)
+FROM acls WHERE 'grants on ' || object = ANY(%s)
+"""
 
 
 def postgres_objects(connection):
     """Every object of the database's schemas as a dictionary: its kind and name to its definition."""
+    return _read(connection, _OURS)
+
+
+def usual_grants(connection, names):
+    """What postgres_objects() would say of the grants called `names` if they were those of a new object of its owner.
+
+    Names of objects that are not there are left out.
+    """
+    return _read(connection, _USUAL, (names,)) if names else {}
+
+
+def role_names(connection):
+    """The names of all roles of the server."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT rolname FROM pg_catalog.pg_roles")
+        return {name for (name,) in cursor.fetchall()}
+
+
+def _read(connection, query, values=None):
     with connection.cursor() as cursor:
         # Without a search path every name comes out with its schema.
         cursor.execute("BEGIN; SET LOCAL search_path = ''")
         try:
-            cursor.execute(_OURS)
+            cursor.execute(query, values)
             return {name: definition or "" for name, definition in cursor.fetchall()}
         finally:
             cursor.execute("ROLLBACK")

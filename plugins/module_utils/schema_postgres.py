@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from . import postgres
-from .drift_postgres import postgres_objects
+from .drift_postgres import postgres_objects, role_names, usual_grants
 from .ledger_postgres import AdvisoryLock, Lease, PostgresLedger
 from .schema_plan import LedgerError, Refused, now
 from .schema_postgres_steps import apply_stepwise
@@ -109,6 +109,14 @@ class PostgresBackend:
     def objects(self):
         """The live schema: every object's name to its definition."""
         return postgres_objects(self.connection)
+
+    def expected(self, recorded, live):
+        """`recorded` with what the grants that the inventory declares have changed since."""
+        from .drift_grants import Declared  # takes its time, and is not needed otherwise
+
+        return Declared(self.params["declared_grants"], self.context.database).expected(
+            recorded, live, lambda names: usual_grants(self.connection, names), lambda: role_names(self.connection)
+        )
 
     @staticmethod
     def run(connection, sql):

@@ -108,6 +108,7 @@ def _apply_locked(backend, scripts, options, outcome):
     if recorded_at != at:
         recorded = None  # a run has died between its last script and the fingerprint, or there has been none
     if recorded is not None:
+        recorded = backend.expected(recorded, before)
         outcome.drift = changes(recorded, before, options.drift_ignore)
 
     def record():
@@ -212,4 +213,5 @@ def drift(backend, options):
             "the last run ended before it could record the schema, so there is nothing to compare with: apply the set "
             "again"
         )
-    return changes(recorded, backend.objects(), options.drift_ignore)
+    live = backend.objects()
+    return changes(backend.expected(recorded, live), live, options.drift_ignore)

@@ -102,6 +102,15 @@ options:
     type: list
     elements: str
     default: []
+  declared_grants:
+    description:
+      - >-
+        The grants that are given elsewhere, as O(frameworks.database.postgres_access#module:grants) takes them; those
+        of other databases mean nothing. What they have changed since the last run is not taken for drift.
+      - Neither is it that the grants of a dropped role are gone. Not for ClickHouse, where grants are never compared.
+    type: list
+    elements: dict
+    default: []
   lock_timeout:
     description: Seconds to wait for another run on the same database.
     type: int
@@ -326,7 +335,7 @@ lock_holder:
   type: str
   returned: always
 drift:
-  description: Objects that were changed by hand since the last run, as found before this one.
+  description: Objects that have changed since the last run, and by none of its scripts, as found before this one.
   type: list
   elements: dict
   returned: always
@@ -407,6 +416,7 @@ _SPEC = {
     "secret_placeholders": {"type": "dict", "default": {}, "no_log": True},
     "accept_drift": {"type": "bool", "default": False},
     "drift_ignore": {"type": "list", "elements": "str", "default": []},
+    "declared_grants": {"type": "list", "elements": "dict", "default": []},
     "lock_timeout": {"type": "int", "default": 300},
     "run_by": {"type": "str"},
     "cluster": {
@@ -551,7 +561,7 @@ class Run:
             )
         if outcome.drift:
             self.module.warn(
-                f"The schema of {self.params['database']} was changed by hand since the last run:\n"
+                f"The schema of {self.params['database']} has changed since the last run, and by none of its scripts:\n"
                 + "\n".join(readable(outcome.drift))
             )
 
