@@ -29,6 +29,7 @@ _PROGRAM_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
 _TERMINATE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ANY(%s) AND pid <> pg_backend_pid()
 """
+_RENAMES = 10  # attempts, while an application comes back faster than a database gets its new name
 _MEMBERSHIPS = """
 SELECT pg_get_userbyid(roleid), pg_get_userbyid(member), admin_option FROM pg_auth_members
 WHERE pg_get_userbyid(member) !~ '^pg_'
@@ -295,27 +296,40 @@ class PostgresBackup:
 
     def _swap(self, database, copy):
         if not self.exists(database):
-            self._terminate(copy)
-            self._query(f"ALTER DATABASE {quote_identifier(copy)} RENAME TO {quote_identifier(database)}")
+            self._rename((copy, database))
             return ""
         stamp = now().strftime("_%Y%m%d%H%M%S")
         old = database.encode()[:NAME_BYTES - len(stamp)].decode(errors="ignore") + stamp
-        connections = f"ALTER DATABASE {quote_identifier(database)} ALLOW_CONNECTIONS "
-        self._query(connections + "false")  # or the applications are back before the rename
-        try:
-            self._terminate(database, copy)
-            self._query("BEGIN")
-            for before, after in ((database, old), (copy, database)):
-                self._query(f"ALTER DATABASE {quote_identifier(before)} RENAME TO {quote_identifier(after)}")
-            self._query("COMMIT")
-        except postgres.psycopg2.Error:
-            self._query("ROLLBACK")
-            if not self.exists(database):  # where each DDL statement commits alone
-                self._query(f"ALTER DATABASE {quote_identifier(old)} RENAME TO {quote_identifier(database)}")
-            self._query(connections + "true")
-            raise
-        self._query(f"ALTER DATABASE {quote_identifier(old)} ALLOW_CONNECTIONS true")
+        self._rename((database, old), (copy, database))
+        self._terminate(old)  # whoever has come back on another node before its name was another
         return f", and what it replaced is kept as {old}"
+
+    def _rename(self, *pairs):
+        """Rename databases, (from, to) each, all of them or none, whenever this process or its connection may end.
+
+        No connection is refused meanwhile, so none has to be allowed again: ending the sessions and renaming are one
+        message, which is one transaction, and the first rename locks newcomers out until its end. Whoever slips in
+        between makes the server refuse after 5 s.
+        """
+        sources = [before for before, _after in pairs]
+        renames = "; ".join(
+            f"ALTER DATABASE {quote_identifier(before)} RENAME TO {quote_identifier(after)}" for before, after in pairs
+        )
+        for left in reversed(range(_RENAMES)):
+            self._terminate(*sources)
+            try:
+                self._query(f"{_TERMINATE}; {renames.replace('%', '%%')}", (sources,))
+                return
+            except postgres.psycopg2.Error as error:
+                self._take_back(*pairs[0])
+                if not left or not isinstance(error, postgres.psycopg2.errors.ObjectInUse):
+                    raise
+
+    def _take_back(self, before, after):
+        """After a failure, undo the first of several renames, where each statement commits alone."""
+        with contextlib.suppress(postgres.psycopg2.Error):  # the failure is what has to be told
+            if self.exists(after) and not self.exists(before):
+                self._query(f"ALTER DATABASE {quote_identifier(after)} RENAME TO {quote_identifier(before)}")
 
     def _terminate(self, *databases):
         for connection in self._connections:

@@ -41,7 +41,8 @@ attributes:
 notes:
   - A backup is always a change.
   - With O(replace=true), sessions on the original are ended while the names are swapped. The replaced database is kept
-    under its name with the time added; drop it once it is not wanted any more.
+    under its name with the time added; drop it once it is not wanted any more. An interruption leaves the original or
+    the restored database under the name, and connections are allowed to it.
 requirements:
   - psycopg2 and the server's client programs on the managed host
 """

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -10,9 +11,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg2
 import pytest
+from ansible_collections.frameworks.database.plugins.module_utils.backup_postgres_run import PostgresBackup
+from ansible_collections.frameworks.database.plugins.module_utils.postgres import dialect
 from support.modules import ModuleFailed, run_module
 from support.ports import wait_for
 from support.postgres import PostgresServer, bin_dir
@@ -154,6 +158,75 @@ def test_what_was_lost_comes_back_beside_and_then_in_place(postgres, database, b
     assert rows(postgres, database) == before and of_the_database(postgres, database) == around
     [(kept,)] = postgres.query("SELECT datname FROM pg_database WHERE datname ~ '_[0-9]{14}$'")
     assert len(rows(postgres, kept)) == 500 and kept in result["lines"][0]
+
+
+class WatchedCursor:
+    """A psycopg2 cursor that calls before(number) first, for each statement of its connection."""
+
+    def __init__(self, cursor, numbers, before):
+        self.cursor, self.numbers, self.before = cursor, numbers, before
+
+    def __getattr__(self, name):
+        return getattr(self.cursor, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_reason):
+        self.cursor.close()
+
+    def execute(self, *statement):
+        self.before(next(self.numbers))
+        self.cursor.execute(*statement)
+
+
+def swap(postgres, database, before):
+    """Give DATABASE_restored the name of `database`, with a call of before(number) ahead of each statement."""
+    numbers = itertools.count()
+    with contextlib.closing(postgres.connect("postgres")) as connection:
+        watched = SimpleNamespace(cursor=lambda: WatchedCursor(connection.cursor(), numbers, before))
+        server = PostgresBackup({}, watched, SimpleNamespace(dialect=dialect(connection)))
+        return server.swap(None, database, f"{database}_restored")
+
+
+def test_an_end_between_any_two_statements_leaves_a_database_that_lets_in(postgres, application):
+    for last in itertools.count():
+        def end(number, last=last):
+            if number >= last:  # nothing gets through any more, no repair either
+                raise SystemExit("ended by signal 1")
+
+        postgres.query(f'CREATE DATABASE "100%" OWNER {quoted(ROLE)}')
+        postgres.query('CREATE DATABASE "100%_restored"')
+        with contextlib.suppress(SystemExit):
+            outcome = swap(postgres, "100%", end)
+            break
+        names = [name for (name,) in postgres.query("SELECT datname FROM pg_database WHERE datname LIKE '100%'")]
+        assert "100%" in names and len(names) == 2
+        for name in names:
+            postgres.query("SELECT 1", database=name)
+            postgres.query(f"DROP DATABASE {quoted(name)} WITH (FORCE)")
+    assert last > 2 and postgres.query("SELECT 1", database=outcome.split()[-1]) == [(1,)]
+    assert postgres.query("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = '100%'") != [(ROLE,)]
+
+
+def test_a_session_that_takes_its_time_to_end_is_waited_for(postgres, database):
+    postgres.query(f"CREATE DATABASE {quoted(database + '_restored')}")
+    with contextlib.closing(postgres.connect(database)) as session:
+        pid = session.info.backend_pid
+        os.kill(pid, signal.SIGSTOP)
+        refused = []
+
+        def before(number):
+            if number == 3:  # the renames have been refused
+                refused.append(number)
+                os.kill(pid, signal.SIGCONT)
+
+        try:
+            outcome = swap(postgres, database, before)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    assert refused and len(rows(postgres, outcome.split(" as ")[1])) == 1000
 
 
 def test_the_proof_leaves_no_trace_but_its_record(postgres, database, backup):
