@@ -52,20 +52,74 @@ def test_as_root_runs_the_command_and_passes_its_status_on():
     assert run("tools/as-root", "sh", "-c", "exit 7").returncode == 7
 
 
-def test_the_second_run_waits_and_says_so(tmp_path):
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout with play and a stand-in for ansible-playbook, which says that it was reached."""
+    for folder in ("tools", ".venv/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(ROOT / "tools/play", tmp_path / "tools/play")
+    reached = tmp_path / ".venv/bin/ansible-playbook"
+    reached.write_text('#!/bin/sh\necho "reached by $(id -u)"\n')
+    reached.chmod(0o755)
+    return tmp_path
+
+
+def played(checkout, **options):
+    """play of the checkout, just started."""
+    return subprocess.Popen(
+        [checkout / "tools/play", "--version"], text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, **options,
+    )
+
+
+@pytest.mark.parametrize("account", [0, NOBODY], ids=["root", "another user"])
+def test_the_second_run_from_a_checkout_waits_and_says_so(checkout, account):
     if os.geteuid():
         pytest.skip("needs root, as play asks for sudo first")
-    with open(tmp_path / "frameworks-database-0.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        second = subprocess.Popen(
-            ["tools/play", "--version"], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        assert second.stdout.readline().startswith("Another run is under way")
+    options = {"env": {"PATH": os.defpath, "HOME": "/", "TMPDIR": "/nowhere"}}
+    if account:
+        rights = without_rights(checkout, with_sudo=True)
+        (checkout / "bin/sudo").write_text("#!/bin/sh\n")  # stands in for a sudo that asks for no password
+        options["env"]["PATH"] = rights.pop("path")
+        options.update(rights)
+    first = os.open(checkout, os.O_RDONLY)
+    try:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        second = played(checkout, **options)
+        assert second.stdout.readline().startswith(f"Another run is under way from {checkout}")
         assert second.poll() is None
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        output, _nothing = second.communicate(timeout=60)
-    assert second.returncode == 0 and "ansible-playbook" in output
+    finally:
+        os.close(first)
+    output, _nothing = second.communicate(timeout=60)
+    assert second.returncode == 0 and f"reached by {account}" in output
+
+
+def test_a_run_keeps_the_next_one_out_and_leaves_nothing_behind(checkout):
+    if os.geteuid():
+        pytest.skip("needs root, as play asks for sudo first")
+    (checkout / ".venv/bin/ansible-playbook").write_text("#!/bin/sh\necho begun\ncat go\n")
+    os.mkfifo(checkout / "go")
+    before = set(checkout.rglob("*"))
+    first = played(checkout)
+    assert first.stdout.readline() == "begun\n"
+    second = played(checkout)
+    assert second.stdout.readline().startswith("Another run is under way")
+    for run_ in (first, second):
+        (checkout / "go").write_text("")
+        assert run_.communicate(timeout=60)[0].strip() in ("", "begun") and run_.returncode == 0
+    assert set(checkout.rglob("*")) == before
+
+
+def test_where_folders_cannot_be_locked_it_says_so(checkout):
+    if os.geteuid():
+        pytest.skip("needs root, as play asks for sudo first")
+    programs = checkout / "bin"
+    programs.mkdir()
+    # Stands in for flock on NFS, where an exclusive lock takes a file that is open for writing.
+    (programs / "flock").write_text('#!/bin/sh\necho "flock: 10: Bad file descriptor" >&2\nexit 65\n')
+    (programs / "flock").chmod(0o755)
+    output, _nothing = played(checkout, env={"PATH": f"{programs}:{os.defpath}"}).communicate(timeout=60)
+    assert "has no locks for folders" in output and "reached by 0" in output
 
 
 def test_a_python_that_is_too_old_is_named(tmp_path):
