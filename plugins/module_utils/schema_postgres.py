@@ -35,19 +35,22 @@ class PostgresBackend:
     splitter = PostgresSplitter
     errors = (postgres.PostgresError, LedgerError, *((postgres.psycopg2.Error,) if postgres.psycopg2 else ()))
     unreachable = (postgres.ConnectionFailed,)
-    # What a check finds where an earlier task of the same run would start the server, or make user and database. Over
-    # TCP a user who is not there is told what a wrong password is.
-    to_come = ("driver", "unreachable", "user", "password", "database")
 
     def __init__(self, params, context, engine):
         self.params, self.context, self.engine = params, context, engine
         self.connection = self.ledger = self.lock = self.dialect = None
         self._used = False
 
-    @classmethod
-    def explains(cls, error, check):
-        """Whether one of `unreachable` means that the server is not there, or with `check` that something may come."""
-        return error.reason in (cls.to_come if check else ("driver", "unreachable"))
+    def explains(self, error, check):
+        """Whether one of `unreachable` means that the server is not there, or with `check` that something may come.
+
+        That are the database and the owner, whom an earlier task of the same run would make; over TCP a user who is
+        not there is told what a wrong password is. An administrator, who works for another owner, is made by none.
+        """
+        to_come = ["driver", "unreachable", *(["database", "owner"] if check else [])]
+        if check and self.context.owner in (None, self.params["login_user"]):
+            to_come += ["user", "password"]
+        return error.reason in to_come
 
     def connect(self):
         """Another connection to the database, as the objects' owner. Raises postgres.PostgresError."""
@@ -59,7 +62,7 @@ class PostgresBackend:
                 connection.close()
                 raise postgres.ConnectionFailed(
                     f"{self.params['login_user']} cannot act as {self.context.owner}: {str(error).strip()}. Create the "
-                    "role first, or log in as somebody who is a member of it", "user",
+                    "role first, or log in as somebody who is a member of it", "owner",
                 ) from None
         return connection
 

@@ -234,8 +234,8 @@ requirements:
 notes:
   - >-
     With C(--check) it is no failure that a server cannot be reached yet, or knows neither user, password nor database:
-    an earlier task may be what brings them. RV(unasked) says why it could not be asked. What no task would bring, such
-    as a certificate that is not accepted, is one.
+    an earlier task may be what brings them. RV(unasked) says why it could not be asked. What no task would bring is
+    one, such as a certificate that is not accepted, or a refused login of an administrator, who is not the O(owner).
 """
 
 EXAMPLES = r"""

@@ -351,6 +351,12 @@ def test_a_check_fails_where_no_task_would_help(engine, made):
     postgresql = engine.name == "postgresql"
     said = made.refused(check=True, **({"ssl_mode": "require"} if postgresql else {"tls": True}))
     assert ("set ssl_mode to disable" if postgresql else "set tls to false") in said
+    if postgresql:  # who makes objects for another is the administrator, whom postgres_user needs already
+        for wrong in ({"login_password": "of tomorrow"}, {"login_user": "nobody"}):
+            assert "login_user" in made.refused(check=True, owner="of_tomorrow", **wrong)
+        assert made.apply(check=True, owner="postgres", login_password="of tomorrow")["unasked"]
+        for missing in ({"database": "of_tomorrow"}, {"owner": "of_tomorrow"}):
+            assert made.apply(check=True, **{"owner": "of_today", **missing})["unasked"]
 
 
 def test_a_plan_never_fails(engine, made):
