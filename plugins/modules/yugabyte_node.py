@@ -34,7 +34,8 @@ options:
   state:
     description:
       - V(drained) makes sure that the cluster can do without the server, then moves leaders off it, so that stopping
-        it costs no client more than a retry. A master that leads steps down.
+        it costs no client more than a retry. A master that leads steps down. A server that is down already may be
+        started again at once, whatever ails the cluster without it; the task has to run on the node to know that.
       - V(serving) waits until the server takes part again and the whole cluster is healthy, then lets it have leaders.
       - V(present) makes a master that runs without C(--master_addresses) part of the quorum.
       - V(absent) takes it out for good. All data is moved off a tablet server first, which may take hours and needs
@@ -143,6 +144,8 @@ class Node:
     # -- drained ----------------------------------------------------------------------------------------------------
 
     def drained(self, check):
+        if self.down():
+            return False
         if check:
             return self.has_leaders(self.cluster())
         wait(self.not_expendable, self.params["timeout"])
@@ -164,6 +167,16 @@ class Node:
             self.admin("change_leader_blacklist", "REMOVE", self.rpc)
             raise
         return changed
+
+    def down(self):
+        """Whether nothing listens where the server would. What the masters say of it is up to a minute late."""
+        try:
+            socket.create_connection((self.host, MASTER_RPC if self.kind == "master" else TSERVER_RPC), 5).close()
+        except ConnectionRefusedError:
+            return True
+        except OSError:  # which tells nothing
+            pass
+        return False
 
     def not_expendable(self):
         """Why the cluster cannot do without the server now, as sentences."""
