@@ -118,7 +118,8 @@ node:
       type: dict
     clock:
       description: >-
-        Whether it is synchronised (null where nobody can tell), and the time on it in seconds since the epoch.
+        Whether it is synchronised, null where nobody can tell; and as C(offset) the least and the most that it can be
+        ahead of the controller's monotonic clock, in seconds. Those of two hosts in one run may be compared.
       type: dict
     addresses:
       description: What the node's address resolves to here, and which of that is not this host's.
@@ -185,7 +186,6 @@ import re
 import shutil
 import socket
 import ssl
-import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.frameworks.database.plugins.module_utils.postgres_password import matches
@@ -246,7 +246,6 @@ def disk(path):
 
 
 def clock(run):
-    now = time.time()
     for words, answer in (
         (["chronyc", "-n", "tracking"], lambda out: "Leap status     : Normal" in out),
         (["timedatectl", "show", "--property=NTPSynchronized", "--value"], lambda out: out.strip() == "yes"),
@@ -254,8 +253,8 @@ def clock(run):
         if shutil.which(words[0]):
             status, out, _err = run(words)
             if status == 0:
-                return {"synchronised": answer(out), "now": now}
-    return {"synchronised": None, "now": now}
+                return {"synchronised": answer(out)}
+    return {"synchronised": None}
 
 
 def addresses(name):
