@@ -125,7 +125,7 @@ node:
       description: What the node's address resolves to here, and which of that is not this host's.
       type: dict
     ports:
-      description: Program that listens on each of the ports; null where none does.
+      description: C(program) that listens on each of the ports and its C(user); null where none does.
       type: dict
     user:
       description: The operating system user, or null.
@@ -273,18 +273,17 @@ def addresses(name):
 
 
 def listeners(wanted):
-    """{port: name of the program that listens on it}; "?" where it cannot be told."""
-    inodes = {}
+    """{port: {"program", "user"} of what listens on it}; the program is "?" where it cannot be told."""
+    inodes, found = {}, dict.fromkeys(map(str, wanted))
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in content(table).splitlines()[1:]:
             words = line.split()
             port = int(words[1].rsplit(":", 1)[1], 16)
             if words[3] == "0A" and port in wanted:
                 inodes[words[9]] = port
-    found = dict.fromkeys(map(str, wanted))
+                found[str(port)] = {"program": "?", "user": account(int(words[7]))}
     if not inodes:
         return found
-    found.update({str(port): "?" for port in inodes.values()})
     for link in glob.iglob("/proc/[0-9]*/fd/*"):
         with contextlib.suppress(OSError):
             inode = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(link))
@@ -294,7 +293,7 @@ def listeners(wanted):
                 # An interpreter is not what an operator would look for.
                 if re.fullmatch(r"python[\d.]*", name):
                     name = os.path.basename(content(f"/proc/{process}/cmdline").split("\0")[1])
-                found[str(inodes[inode.group(1)])] = name
+                found[str(inodes[inode.group(1)])]["program"] = name
     return found
 
 
@@ -312,15 +311,18 @@ def kept_flags(path):
     ))
 
 
-def owner(path):
-    try:
-        uid = os.stat(path).st_uid
-    except OSError:
-        return None
+def account(uid):
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+
+def owner(path):
+    try:
+        return account(os.stat(path).st_uid)
+    except OSError:
+        return None
 
 
 def upgrade(path):
