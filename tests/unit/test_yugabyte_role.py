@@ -122,6 +122,14 @@ def test_masters_may_found_a_cluster_only_while_there_is_none(data, joins):
     assert configuration(found={"data": data}) == configuration()
 
 
+def test_each_zone_is_in_its_own_cloud_and_region():
+    west = {"yugabyte_db_region": "west", "yugabyte_db_zone": "b"}
+    hosts = {"db1": {}, "db2": west, "db3": {"yugabyte_db_cloud": "c"}}
+    assert evaluate("__yugabyte_db_zones", hostvars=hosts, yugabyte_db_region="of the host that evaluates") == [
+        "c.datacenter1.rack1", "cloud1.datacenter1.rack1", "cloud1.west.b",
+    ]
+
+
 def member(host, role):
     return {"host": host, "role": role}
 
