@@ -7,8 +7,10 @@ find / -xdev \( -path /proc -o -name .ansible -o -path "/var/cache/apt/*.bin" -o
     -o -path "$postgres/*" -o -path "$clickhouse/*" \) -prune \
     -o -type d -printf 'directory %p %m %u:%g\n' -o -printf 'file %p %m %u:%g %s %C@ %l\n' | sort
 dpkg-query -W -f 'package ${Package} ${Version} ${db:Status-Status}\n'
-systemctl show --property Id,MainPID,ActiveState,UnitFileState '*.service' | paste -sd ' ' | sed 's/  /\n/g' | sort | sed 's/^/unit /'
-if command -v pg_dumpall > /dev/null && pg_lsclusters -h | grep -q online; then
+# systemd-timedated is what timedatectl asks: it comes and goes by itself.
+systemctl show --property Id,MainPID,ActiveState,UnitFileState '*.service' | paste -sd ' ' | sed 's/  /\n/g' \
+    | sort | grep -v systemd-timedated | sed 's/^/unit /'
+if command -v pg_lsclusters > /dev/null && pg_lsclusters -h | grep -q online; then
     # Newer releases print a random word around the dump.
     runuser -u postgres -- pg_dumpall | grep -v -E '^.(un)?restrict' | sha256sum | sed 's/^/postgresql /'
 fi
