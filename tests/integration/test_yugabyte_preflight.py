@@ -225,6 +225,7 @@ CASES = {
         "addresses are unique", "(db, db, two-nodes-of-one-address-n3)", yugabyte_db_address="db",
         beside={"n2": {}, "n3": {"yugabyte_db_address": "two-nodes-of-one-address-n3"}},
     ),
+    "an address of IPv6": Case("unique names or IPv4 addresses (2001:db8::1)", yugabyte_db_address="2001:db8::1"),
     "more zones than replicas": Case(
         "one zone or one for each replica (cloud1.datacenter1.a, cloud1.datacenter1.b)", yugabyte_db_zone="a",
         beside=zones("b"),
@@ -248,6 +249,48 @@ CASES = {
     "another release that runs": Case(
         "The cluster runs 2025.2.7.0, the inventory asks for 2025.2.8.0", "playbooks/upgrade.yml",
         found={**FORMED, "services": {"tserver": {**RUNS, "release": "yugabyte-2025.2.7.0"}}},
+    ),
+    "an upgrade that is not final": Case(
+        "The upgrade from 2025.2.6.0 to 2025.2.7.0 is not final yet", "playbooks/upgrade_finalize.yml",
+        "playbooks/upgrade_rollback.yml", found={**FORMED, "upgrade": {"from": "2025.2.6.0", "to": "2025.2.7.0"}},
+    ),
+    "another PostgreSQL": Case(
+        "YSQL changes from PostgreSQL 11 to 15", "ysql-major-upgrade", yugabyte_db_upgrade=True,
+        found={**FORMED, "services": {"tserver": {**RUNS, "release": "yugabyte-2024.2.9.0"}}},
+    ),
+    "an older release": Case(
+        "2025.2.9.0 runs, which is newer than 2025.2.8.0", yugabyte_db_upgrade=True,
+        found={**FORMED, "services": {"tserver": {**RUNS, "release": "yugabyte-2025.2.9.0"}}},
+    ),
+    "being emptied": Case(
+        "Data is being moved off being-emptied:9100", "change_blacklist REMOVE being-emptied:9100",
+        found={**FORMED, "cluster": {
+            **CLUSTER, "masters": [{"host": "being-emptied", "role": "LEADER"}], "blacklist": ["being-emptied:9100"],
+        }},
+    ),
+    "a master whose disk is lost": Case(
+        "a-master-whose-disk-is-lost is one of the cluster's masters", "nothing of a master in /nowhere/data",
+        found={"data": {"master": "absent", "tserver": "present"}},
+    ),
+    "a master that never joined": Case(
+        "-e yugabyte_db_reset_unformed_master=true, which removes /nowhere/data/yb-data/master",
+        found={"data": {"master": "unformed"}, "services": {"master": {"state": "failed"}}},
+    ),
+    "a zone that changes": Case(
+        "has its data as cloud1.datacenter1.a; the inventory says cloud1.datacenter1.rack1", "replace_node.yml",
+        found={**FORMED, "flags": {"tserver": {
+            "placement_cloud": "cloud1", "placement_region": "datacenter1", "placement_zone": "a",
+        }}},
+    ),
+    "a data directory that changes": Case(
+        "has its data in /elsewhere, which cannot change (yugabyte_db_data_dirs)",
+        found={**FORMED, "flags": {"tserver": {"fs_data_dirs": "/elsewhere"}}},
+    ),
+    "TLS that changes in passing": Case(
+        "TLS between its servers is on", "-e yugabyte_db_restart_at_once=true",
+        found={**FORMED, "flags": {"tserver": {
+            "fs_data_dirs": str(NOWHERE / "data"), "use_node_to_node_encryption": "true",
+        }}},
     ),
     # -- secrets -----------------------------------------------------------------------------------------------------
     "a short password": Case(
