@@ -81,5 +81,6 @@ BEGIN
 END
 $$;
 
-DROP EVENT TRIGGER IF EXISTS stand_in_refuse;
 CREATE EVENT TRIGGER stand_in_refuse ON ddl_command_end EXECUTE FUNCTION pg_catalog.stand_in_refuse();
+-- In no dump, as YSQL itself is in none: every database has that extension.
+ALTER EXTENSION plpgsql ADD EVENT TRIGGER stand_in_refuse;

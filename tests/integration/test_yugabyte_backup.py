@@ -27,16 +27,6 @@ def options(cluster, folder):
             "bin_dir": str(cluster.bin_dir.parent / "postgres/bin")}
 
 
-@pytest.fixture
-def own(sql):
-    """A function that creates a database without what the stand-in has put into every one from the start."""
-    def make(name, how=""):
-        sql(f"CREATE DATABASE {name}{how}")
-        sql("DROP EVENT TRIGGER IF EXISTS stand_in_refuse; DROP SCHEMA IF EXISTS stand_in CASCADE", name)
-
-    return make
-
-
 @pytest.fixture(scope="module")
 def cluster():
     """A running StandInCluster that asks for passwords, as only then each node shows only its own sessions."""
@@ -60,11 +50,11 @@ def sql(cluster):
     return run
 
 
-def test_what_was_lost_comes_back_in_place_and_busy_tables_fail_no_proof(cluster, sql, own, tmp_path):
+def test_what_was_lost_comes_back_in_place_and_busy_tables_fail_no_proof(cluster, sql, tmp_path):
     def backup(state="created", **more):
         return run_module("postgres_backup", {**options(cluster, tmp_path), "state": state, **more})
 
-    own("frameworks")
+    sql("CREATE DATABASE frameworks")
     sql("CREATE TABLE t AS SELECT generate_series(1, 100) AS n; CREATE TABLE busy (n int)", "frameworks")
     stop = threading.Event()
 
@@ -100,9 +90,9 @@ def test_what_was_lost_comes_back_in_place_and_busy_tables_fail_no_proof(cluster
     assert sql("SELECT count(*) FROM t", "frameworks") == "100"
 
 
-def test_nothing_is_replaced_while_a_node_could_go_on_writing(cluster, sql, own, tmp_path):
+def test_nothing_is_replaced_while_a_node_could_go_on_writing(cluster, sql, tmp_path):
     arguments = options(cluster, tmp_path)
-    own("written")
+    sql("CREATE DATABASE written")
     run_module("postgres_backup", {**arguments, "databases": ["written"]})
     cluster.processes["tserver-3"].send_signal(signal.SIGSTOP)
     try:
@@ -113,9 +103,9 @@ def test_nothing_is_replaced_while_a_node_could_go_on_writing(cluster, sql, own,
     assert sql("SELECT count(*) FROM pg_database WHERE datname LIKE 'written%'") == "1"
 
 
-def test_a_colocated_database_comes_back_colocated_and_no_other(cluster, sql, own, tmp_path):
+def test_a_colocated_database_comes_back_colocated_and_no_other(cluster, sql, tmp_path):
     for name, how in (("together", " WITH COLOCATION = true"), ("apart", "")):
-        own(name, how)
+        sql(f"CREATE DATABASE {name}{how}")
         sql("CREATE TABLE t AS SELECT 1 AS n", name)
     arguments = options(cluster, tmp_path)
     run_module("postgres_backup", {**arguments, "databases": ["together", "apart"]})
