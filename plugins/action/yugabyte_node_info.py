@@ -20,7 +20,7 @@ class ActionModule(ActionBase):
         result.update(self._execute_module(task_vars=task_vars))
         if "node" in result:
             # The module itself takes longer than two clocks may differ.
-            narrowest = min((self._offset() for _ in range(3)), key=lambda pair: pair[1] - pair[0])
+            narrowest = min((self._offset() for _attempt in range(3)), key=lambda pair: pair[1] - pair[0])
             result["node"]["clock"]["offset"] = narrowest
         return result
 
