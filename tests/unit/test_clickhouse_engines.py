@@ -15,7 +15,7 @@ from ansible_collections.frameworks.database.plugins.module_utils.clickhouse_eng
 )
 from ansible_collections.frameworks.database.plugins.module_utils.clickhouse_tokens import Reader, tokenize
 from ansible_collections.frameworks.database.plugins.module_utils.sql_clickhouse import ClickHouseSplitter
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.schema import CLICKHOUSE_INIT
 
@@ -143,6 +143,7 @@ NOISE = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(STATEMENTS + platform()), st.data())
 def test_blanks_and_comments_make_no_difference(statement, data):
     tokens = Reader(statement).tokens
@@ -155,12 +156,14 @@ def test_blanks_and_comments_make_no_difference(statement, data):
         ]
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1))
 def test_any_name_is_read_as_it_was_written(name):
     found = Reader(f"{quote_identifier(name)} . x").table()
     assert found[:2] == (name, "x")
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_tokens_cover_any_text_and_overlap_nowhere(text):
     end = 0

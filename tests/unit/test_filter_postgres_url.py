@@ -3,12 +3,13 @@
 import psycopg2.extensions
 import pytest
 from ansible_collections.frameworks.database.plugins.filter.postgres_url import postgres_url
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 TEXT = st.text(st.characters(min_codepoint=32, exclude_categories=("Cs", "Cc")), min_size=1, max_size=30)
 
 
+@settings(deadline=None)
 @given(user=TEXT, password=TEXT, database=TEXT)
 def test_libpq_reads_every_part_back(user, password, database):
     parsed = psycopg2.extensions.parse_dsn(postgres_url(user, password, database, parameters={"sslmode": "require"}))
