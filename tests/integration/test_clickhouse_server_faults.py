@@ -69,7 +69,10 @@ VARIABLES = {
         "clickhouse_db_version": "24.3.1.5",
     },
     "clickhouse_db_version is 25.8: name a release completely": {"clickhouse_db_version": "25.8"},
-    "clickhouse_db_version is missing": {"clickhouse_db_version": ""},
+    "clickhouse_db_version is missing: the install method archive": {"clickhouse_db_version": ""},
+    "clickhouse_db_version is missing: all hosts of a cluster run one release, also those that join later": {
+        "clickhouse_db_version": "", "clickhouse_db_install_method": "repository",
+    },
     "clickhouse_db_archive_sha256 has no SHA-256 for clickhouse-server": {
         "clickhouse_db_archive_sha256": {"clickhouse-common-static": "a" * 64},
     },
