@@ -193,6 +193,35 @@ def test_what_needs_no_restart_is_in_files_that_the_server_reloads(place, tmp_pa
     assert third["configuration"]["keeper"] == place.result["configuration"]["keeper"]
 
 
+def authority(folder, name):
+    """A certificate's path; what is in it is not looked at here."""
+    (folder / name).write_text(f"-----BEGIN CERTIFICATE-----\n{name}\n-----END CERTIFICATE-----\n")
+    return str(folder / name)
+
+
+def test_another_authority_or_certificate_needs_a_restart_of_what_reads_it_at_its_start(tmp_path):
+    def configuration(name, found=None, **variables):
+        (tmp_path / name).mkdir()
+        return work_out(
+            tmp_path / name, ["configuration", "trust"], {"clickhouse_db_server_ca": one, **variables}, found=found,
+        )
+
+    one, two = authority(tmp_path, "one"), authority(tmp_path, "two")
+    first = configuration("first")
+    both = configuration("both", clickhouse_db_trusted_authorities=[two])
+    other = configuration("other", clickhouse_db_server_ca=two, clickhouse_db_trusted_authorities=[one])
+    last = configuration("last", clickhouse_db_server_ca=two)
+    assert both["trust"] == other["trust"] == f"{(tmp_path / 'one').read_text()}{(tmp_path / 'two').read_text()}"
+    assert last["trust"] == (tmp_path / "two").read_text()
+    # While certificates move from one authority to the other, both are trusted: another one that signs is no change.
+    assert both["configuration"] == other["configuration"]
+    for part in ("server", "keeper"):
+        assert len({result["configuration"][part] for result in (first, both, last)}) == 3
+    renewed = configuration("renewed", {"certificate": {"pem": "another", "key_fits": True}})
+    assert renewed["configuration"]["server"] == first["configuration"]["server"]
+    assert renewed["configuration"]["keeper"] != first["configuration"]["keeper"]
+
+
 def test_what_the_command_line_gives_as_text_is_understood(place, tmp_path):
     """`-e name=false` is text, as `-e name=0` is."""
     def given(name, tls):

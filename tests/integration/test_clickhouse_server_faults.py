@@ -94,6 +94,7 @@ VARIABLES = {
     "clickhouse_db_server_cert is missing: a certificate of yours takes all three": {
         "clickhouse_db_server_ca": "/none",
     },
+    "clickhouse_db_trusted_authorities has /none, which is not there": {"clickhouse_db_trusted_authorities": ["/none"]},
 }
 
 

@@ -2,12 +2,13 @@
 
 import hashlib
 import io
+import json
 import tarfile
 
 import pytest
 from support import sandbox as sandboxes
 from support.clickhouse_config import CLUSTER, ROLE
-from support.playbooks import role_play
+from support.playbooks import role_play, run_playbook
 
 ALONE = {**CLUSTER, "clickhouse_db_cluster": "", "clickhouse_db_nodes": [], "clickhouse_db_keepers": []}
 
@@ -107,3 +108,17 @@ def test_a_setting_that_comes_with_an_upgrade_is_looked_up_in_the_new_release(ma
         run = machine.playbook(turn, {**variables, **new, **more})
         assert run.code == 0 if says is None else says in " ".join(run.output.split()), run.output
         assert "a_new_one'" not in run.output
+
+
+def test_an_authority_is_made_once_and_its_key_is_encrypted(tmp_path):
+    playbook = ROLE.parents[1] / "playbooks/clickhouse_authority.yml"
+    inventory = tmp_path / "inventory.json"
+    inventory.write_text(json.dumps({"clickhouse": {"hosts": {
+        # Nobody is there: it is the controller's alone.
+        "a1": {**CLUSTER, "ansible_host": "192.0.2.1", "clickhouse_db_pki_dir": f"{tmp_path}/pki"},
+    }}}))
+    first = run_playbook(tmp_path, str(playbook), None, "-i", str(inventory)).ok()
+    certificate = (tmp_path / "pki/ca.crt").read_text()
+    assert first.count("changed") and "ENCRYPTED" in (tmp_path / "pki/ca.key").read_text()
+    assert run_playbook(tmp_path, str(playbook), None, "-i", str(inventory)).ok().count("changed") == 0
+    assert (tmp_path / "pki/ca.crt").read_text() == certificate

@@ -13,6 +13,7 @@ FOUND = {
     "files": {}, "directories": {}, "packages": {}, "services": {}, "ports": {},
     "certificate": None, "addresses": {"resolved": ["192.0.2.1"], "foreign": [], "error": None}, "link": None,
     "macros": {}, "data": False, "account": True, "held": [],
+    "keeper": {"members": {}, "joining": False, "data": False},
 }
 CLUSTER = {
     "clickhouse_db_install_method": "archive", "clickhouse_db_version": "25.8.3.66", "clickhouse_db_cluster": "fw",
@@ -33,11 +34,12 @@ HOSTS = {
 }
 
 
-def work_out(folder, names, variables=None, hosts=None, host="a1", found=None):
+def work_out(folder, names, variables=None, hosts=None, host="a1", found=None, others=None):
     """{name: value} of the role's variables `names` on `host`.
 
     variables: of all hosts, over CLUSTER. hosts: {name: host variables}, in place of HOSTS. found: what the probe
-    found, over FOUND. The name `texts` is {path: text} of all that is rendered.
+    found, over FOUND; others: {name: the same} of the other hosts in the run, by default all. The name `texts` is
+    {path: text} of all that is rendered.
     """
     hosts = HOSTS if hosts is None else hosts
     result = folder / "result.json"
@@ -56,9 +58,15 @@ def work_out(folder, names, variables=None, hosts=None, host="a1", found=None):
             },
         }],
     }
+    probes = {
+        name: {"__clickhouse_db_server_probe": {"stdout": json.dumps({**FOUND, **one})}}
+        for name, one in {**(dict.fromkeys(hosts, {}) if others is None else others), host: found or {}}.items()
+    }
     inventory = folder / "cluster.json"
     inventory.write_text(json.dumps({"all": {
-        "hosts": {name: {**CLUSTER, **(variables or {}), **values} for name, values in hosts.items()},
+        "hosts": {
+            name: {**CLUSTER, **(variables or {}), **values, **probes.get(name, {})} for name, values in hosts.items()
+        },
         "vars": yaml.safe_load((ROLE / "defaults/main.yml").read_text()),
     }}))
     run_playbook(folder, play, None, "-i", str(inventory)).ok()
