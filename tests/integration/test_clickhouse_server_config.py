@@ -222,6 +222,30 @@ def test_another_authority_or_certificate_needs_a_restart_of_what_reads_it_at_it
     assert renewed["configuration"]["keeper"] != first["configuration"]["keeper"]
 
 
+def test_what_waits_for_its_turn_to_be_upgraded_is_not_taken_for_upgraded(tmp_path):
+    """A host that restarts while it waits runs the old release, whatever its service's environment says."""
+    def on(name, installed, running=("keeper", "server"), configuration=None):
+        (tmp_path / name).mkdir()
+        units = {"keeper": "clickhouse-keeper", "server": "clickhouse-server"}
+        services = {
+            unit: {"active": part in running, "enabled": True, "configuration": (configuration or {}).get(part)}
+            for part, unit in units.items()
+        }
+        return work_out(tmp_path / name, ["configuration", "stale"], {"clickhouse_db_version": "25.8.4.13"}, found={
+            "link": f"/opt/clickhouse/{installed}", "services": services,
+        })
+
+    waiting = on("waiting", "25.8.3.66")
+    done = on("done", "25.8.4.13")
+    assert waiting["configuration"] != done["configuration"] and waiting["stale"] == ["keeper", "server"]
+    assert on("restarted", "25.8.3.66", configuration=waiting["configuration"])["stale"] == ["keeper", "server"]
+    # The server is started with the old release before it is the Keeper's turn to bring the new one.
+    assert on("down", "25.8.3.66", running=["keeper"])["stale"] == ["keeper", "server"]
+    assert on("upgraded", "25.8.4.13", configuration=done["configuration"])["stale"] == []
+    # Installed, and the run was cut off before the restart.
+    assert on("between", "25.8.4.13", configuration=waiting["configuration"])["stale"] == ["keeper", "server"]
+
+
 def test_what_the_command_line_gives_as_text_is_understood(place, tmp_path):
     """`-e name=false` is text, as `-e name=0` is."""
     def given(name, tls):
