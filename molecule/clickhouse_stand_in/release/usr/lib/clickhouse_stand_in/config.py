@@ -9,6 +9,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 MARKS = ("replace", "remove")
+# Of the release that this process was started from.
+VERSION_FILE = Path(__file__).resolve().parents[3] / "version"
+
+
+def version():
+    return VERSION_FILE.read_text().strip()
 
 
 class Refused(Exception):
@@ -67,33 +73,57 @@ def hosts(root):
     return [one.text.strip() for one in root.findall("listen_host")] or ["127.0.0.1", "::1"]
 
 
-def server_context(root):
-    """The ssl.SSLContext of the listeners. Raises Refused where a file cannot be used."""
-    part = root.find("openSSL/server")
-    if part is None:
-        raise Refused("openSSL.server is not configured, but a secure port is")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    return _context(part, context, text(part, "verificationMode", "relaxed") == "strict")
+class Tls:
+    """A process's TLS, as 25.8 has it: authorities are those of its start, certificates are read when they change.
 
+    What Keepers speak to each other keeps its certificate too: `fixed`.
+    """
 
-def client_context(root):
-    """The ssl.SSLContext of connections to other servers."""
-    part = root.find("openSSL/client")
-    if part is None:
-        raise Refused("openSSL.client is not configured, but a secure connection is")
-    return _context(part, ssl.create_default_context(), True)
+    def __init__(self, root):
+        self.parts, self.trust, self.made = {}, {}, {}
+        for name in ("server", "client"):
+            self.parts[name] = part = root.find(f"openSSL/{name}")
+            if part is not None:
+                try:
+                    self.trust[name] = Path(text(part, "caConfig")).read_text()
+                except (OSError, TypeError) as error:
+                    raise Refused(f"Cannot use caConfig: {error}") from None
+        self.fixed = {name: self._context(name) for name in self.trust}
 
+    def server(self):
+        """The ssl.SSLContext of the listeners. Raises Refused where a file cannot be used."""
+        return self._present("server")
 
-def _context(part, context, required):
-    disabled = text(part, "disableProtocols", "")
-    context.minimum_version = ssl.TLSVersion.TLSv1_3 if "tlsv1_2" in disabled else ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(text(part, "certificateFile"), text(part, "privateKeyFile"))
-        context.load_verify_locations(text(part, "caConfig"))
-    except (OSError, ssl.SSLError, TypeError) as error:
-        raise Refused(f"Cannot use {text(part, 'certificateFile')}: {error}") from None
-    context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_NONE
-    return context
+    def client(self):
+        """The ssl.SSLContext of connections to other servers."""
+        return self._present("client")
+
+    def _present(self, name):
+        if self.parts[name] is None:
+            raise Refused(f"openSSL.{name} is not configured, but a secure port or connection is")
+        files = [Path(text(self.parts[name], one)) for one in ("certificateFile", "privateKeyFile")]
+        try:
+            stamp = [file.stat().st_mtime_ns for file in files]
+            if self.made.get(name, (None,))[0] != stamp:
+                self.made[name] = stamp, self._context(name)
+        except (OSError, Refused):
+            # Key and certificate come one after the other: until they fit, the server keeps what it has.
+            return self.made[name][1] if name in self.made else self.fixed[name]
+        return self.made[name][1]
+
+    def _context(self, name):
+        part = self.parts[name]
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if name == "server" else ssl.create_default_context()
+        required = name == "client" or text(part, "verificationMode", "relaxed") == "strict"
+        disabled = text(part, "disableProtocols", "")
+        context.minimum_version = ssl.TLSVersion.TLSv1_3 if "tlsv1_2" in disabled else ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(text(part, "certificateFile"), text(part, "privateKeyFile"))
+            context.load_verify_locations(cadata=self.trust[name])
+        except (OSError, ssl.SSLError, TypeError) as error:
+            raise Refused(f"Cannot use {text(part, 'certificateFile')}: {error}") from None
+        context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_NONE
+        return context
 
 
 def admits(networks, address):

@@ -21,9 +21,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from . import access, config, keeper
+from .config import version
 from .engine import Engine
 
-VERSION_FILE = Path(__file__).resolve().parents[3] / "version"
 POLL, SOON, STALE = 0.8, 0.2, 5.0
 AUTHENTICATION, DENIED, READ_ONLY, NO_KEEPER, TIMEOUT, UNKNOWN_TABLE = 516, 497, 242, 999, 159, 60
 NOT_IMPLEMENTED, BAD_ARGUMENTS, REPLICA_EXISTS, OTHER_DATABASE, OTHER_TABLE = 48, 36, 253, 607, 608
@@ -34,6 +34,11 @@ _DDL = re.compile(
     r"\s*(?:CREATE|ALTER|DROP|RENAME|TRUNCATE|EXCHANGE)\s+(?:OR\s+REPLACE\s+)?(?:MATERIALIZED\s+)?(?:TABLE|VIEW|DICTIONARY)\s+"
     r"(?:IF\s+(?:NOT\s+)?EXISTS\s+)?(?:`?(\w+)`?\.)?`?\w+", re.I
 )
+_FORGET = re.compile(
+    r"\s*SYSTEM\s+DROP\s+(?:DATABASE\s+REPLICA\s+'(?P<replica>[^']+)'\s+FROM\s+SHARD\s+'(?P<shard>[^']+)'\s+FROM\s+DATABASE"
+    r"\s+`?(?P<database>\w+)`?|REPLICA\s+'(?P<name>[^']+)'\s+FROM\s+TABLE\s+`?(?P<in>\w+)`?\.`?(?P<table>\w+)`?)\s*$",
+    re.I,
+)
 _READS = re.compile(r"\s*(?:SELECT|WITH|SHOW|EXISTS|DESC)", re.I)
 _SYNC = re.compile(r"\s*SYSTEM\s+SYNC\s+REPLICA\s+(\S+)", re.I)
 _MOVE = re.compile(
@@ -42,9 +47,11 @@ _MOVE = re.compile(
 _BACKUP = re.compile(r"\s*BACKUP\s+DATABASE\s+`?(\w+)`?\s", re.I)
 _RESTORE = re.compile(r"\s*RESTORE\s+(?:DATABASE|TABLE)\s+`?(\w+)`?(?:\.\S+)?(?:\s+AS\s+`?(\w+)`?)?\s+FROM\s", re.I)
 _INSERT = re.compile(r"\s*INSERT\s+INTO\s+(?:TABLE\s+)?(?:`?(\w+)`?\.)?`?(\w+)`?", re.I)
-# clickhouse_cluster's questions. The engine knows the cluster too, but only since it was last started.
+# Questions of clickhouse_cluster and clickhouse_forget. The engine knows the cluster as of its last start.
 _ABOUT_THE_CLUSTER = re.compile(
-    r"host_name AS host.* FROM system\.(clusters)\b|FROM system\.(replicas|database_replicas|zookeeper_connection)\b"
+    r"host_name AS host.* FROM system\.(clusters)\b"
+    r"|FROM system\.(clusters(?= WHERE database_shard_name)|replicas|replication_queue|database_replicas"
+    r"|zookeeper_connection)\b"
 )
 _ENGINE = re.compile(r"(?<=ENGINE = )(\w*MergeTree)(\(?)")
 log = logging.getLogger("clickhouse")
@@ -58,10 +65,6 @@ class Said(Exception):
         self.code = code
 
 
-def version():
-    return VERSION_FILE.read_text().strip()
-
-
 class Server:
     """One host."""
 
@@ -69,6 +72,7 @@ class Server:
         self.path = Path(path)
         self.lock, self.applying = threading.RLock(), threading.RLock()
         self.read_configuration()
+        self.tls = config.Tls(self.root)
         self.data = Path(config.text(self.root, "path"))
         self.engine = Engine(str(self.data / "stand_in"))
         self.saved = self.data / "stand_in.json"
@@ -125,7 +129,7 @@ class Server:
         said = ""
         for host, port, secure in self.keepers():
             try:
-                answer = keeper.talk(host, port, question, config.client_context(self.root) if secure else None)
+                answer = keeper.talk(host, port, question, self.tls.client() if secure else None)
             except (OSError, ValueError) as error:
                 said = f"{host}:{port}: {error}"
                 continue
@@ -263,6 +267,9 @@ class Server:
         synced = _SYNC.match(sql)
         if synced:
             return self.sync(user, synced.group(1))
+        forgotten = _FORGET.match(sql)
+        if forgotten:
+            return self.forget(forgotten)
         made = _DATABASE.match(sql)
         if made:
             return self.join(user, made.group(1))
@@ -398,6 +405,8 @@ class Server:
     def join(self, user, database):
         """A Replicated database is made here: all that was done to it elsewhere is done here too."""
         self.ready()
+        if database not in self.databases and self.replica in self.joined(database):
+            raise Said(253, f"Replica {self.replica} of {database} already exists in Keeper", "REPLICA_ALREADY_EXISTS")
         status, said = self.engine.query(f"CREATE DATABASE IF NOT EXISTS `{database}` ENGINE = Atomic", user)
         if status != 200:
             raise Said(62, said)
@@ -411,6 +420,37 @@ class Server:
                 self.save()
         return 200, {}, b""
 
+    def forget(self, asked):
+        """A database or a table without a replica; of a database the tables stay until they are told too."""
+        if asked["database"]:
+            name = f"{asked['shard']}/{asked['replica']}"
+            known = self.joined(asked["database"])
+            entry = {"kind": "forget", "database": asked["database"], "name": name}
+        else:
+            # Those that all shards share have the shard in the replica's name.
+            shared = asked["table"].startswith("schema_ledger")
+            name = asked["name"].replace("-", "/", 1) if shared else f"{self.macro('shard')}/{asked['name']}"
+            known = self.holders(asked["in"], asked["table"])
+            entry = {"kind": "forget", "database": asked["in"], "table": asked["table"], "name": name}
+        if name not in known:
+            raise Said(36, f"Replica {name} does not exist: {asked[0].strip()}", "BAD_ARGUMENTS")
+        if name in self.alive:
+            raise Said(305, f"Can't drop replica: {name}, because it's active", "TABLE_WAS_NOT_DROPPED")
+        self.append(**entry)
+        self.catch_up()
+        return 200, {}, b""
+
+    def holders(self, database, table):
+        """Names of the hosts that have a replica of a table, as Keeper has it."""
+        held = self.joined(database, None if table.startswith("schema_ledger") else self.macro("shard"), forgotten=True)
+        last = {}
+        for entry in self.log:
+            if entry.get("database") == database and entry["kind"] == "join":
+                last[entry["origin"]] = True
+            elif entry.get("database") == database and entry["kind"] == "forget" and entry.get("table") == table:
+                last[entry["name"]] = False
+        return [name for name in held if last.get(name)]
+
     def change_schema(self, user, sql, parameters, headers):
         """First here, then in the log, then wait for the others."""
         if not self.connected():
@@ -421,7 +461,7 @@ class Server:
         database = parameters["database"]
         position = self.append(kind="ddl", database=database, sql=sql)
         patience = float(parameters.get("distributed_ddl_task_timeout", 180))
-        joined = {entry["origin"] for entry in self.log if entry["kind"] == "join" and entry["database"] == database}
+        joined = set(self.joined(database))
 
         def late():
             return sorted(name for name in joined if self.alive.get(name, 0) <= position and name != self.replica)
@@ -458,6 +498,9 @@ class Server:
         return {"meta": meta, "data": rows}
 
     def show_clusters(self, sql):
+        replica = re.search(r"database_shard_name = '(\w+)' AND database_replica_name = '([^']+)'", sql)
+        if replica:
+            return [{"cluster": name} for name in self.databases if "/".join(replica.groups()) in self.joined(name)]
         name = re.search(r"cluster = '(\w+)'", sql)
         _secret, shards = self.clusters().get(name.group(1) if name else "", ("", []))
         rows = [{"host": host, "shard": at} for at, shard in enumerate(shards, 1) for host in shard]
@@ -472,12 +515,16 @@ class Server:
         host, port, _secure = self.keepers()[0]
         return [{"host": host, "port": port, "is_expired": 0}]
 
-    def joined(self, database, shard=None):
-        """Names of the replicas that have a Replicated database."""
-        return sorted({
-            entry["origin"] for entry in self.log if entry["kind"] == "join" and entry["database"] == database
-            and shard in (None, entry["origin"].split("/")[0])
-        })
+    def joined(self, database, shard=None, forgotten=False):
+        """Names of the replicas that have a Replicated database; with `forgotten`, also of those that had it."""
+        names = set()
+        for entry in self.log:
+            about = entry["kind"], entry.get("database"), entry.get("table")
+            if about == ("join", database, None):
+                names.add(entry["origin"])
+            elif about == ("forget", database, None) and not forgotten:
+                names.discard(entry["name"])
+        return sorted(name for name in names if shard in (None, name.split("/")[0]))
 
     def show_replicas(self, _sql):
         self.ready()
@@ -487,19 +534,27 @@ class Server:
                 f"SELECT name FROM system.tables WHERE database = '{database}' AND engine LIKE '%MergeTree' "
                 "ORDER BY name FORMAT TSVRaw", self.admin(),
             )
-            peers = self.joined(database, self.macro("shard"))
-            active = {name.split("/")[1]: int(name in self.alive) for name in peers}
-            for name in names.split():
+            for table in names.split():
+                shared = table.startswith("schema_ledger")
+                active = {
+                    name.replace("/", "-") if shared else name.split("/")[1]: int(name in self.alive)
+                    for name in self.holders(database, table)
+                }
+                own = self.replica.replace("/", "-") if shared else self.macro("replica")
                 rows.append({
-                    "database": database, "table": name,
-                    "zookeeper_path": f"/clickhouse/tables/{database}.{name}/{self.macro('shard')}",
-                    "replica_name": self.macro("replica"), "is_readonly": int(not self.connected()),
+                    "database": database, "table": table,
+                    "zookeeper_path": f"/clickhouse/tables/{database}.{table}/{'' if shared else self.macro('shard')}",
+                    "replica_name": own, "is_readonly": int(not self.connected() or own not in active),
                     "is_session_expired": 0, "absolute_delay": 0, "total_replicas": len(active),
                     "active_replicas": sum(active.values()),
                     "lost_part_count": 0, "queue_size": max(0, len(self.log) - self.applied), "zookeeper_exception": "",
                     "replica_is_active": active,
                 })
         return rows
+
+    def show_replication_queue(self, sql):
+        """Rows that another host has taken and this one has yet to take: none once the log is applied."""
+        return []
 
     def show_database_replicas(self, _sql):
         state = {"is_readonly": int(not self.connected()), "max_log_ptr": len(self.log), "log_ptr": self.applied}
@@ -525,21 +580,22 @@ class Server:
         for name in ("http_port", "tcp_port", "interserver_http_port", *secure):
             port = config.text(self.root, name)
             if port:
-                context = config.server_context(self.root) if name in secure else None
-                listening += [self.listen(host, int(port), context) for host in config.hosts(self.root)]
+                if name in secure:
+                    self.tls.server()
+                listening += [self.listen(host, int(port), name in secure) for host in config.hosts(self.root)]
         while any(thread.is_alive() for thread in listening):
             time.sleep(1)
 
-    def listen(self, host, port, context):
+    def listen(self, host, port, secure):
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def setup(self):
-                if context:
+                if secure:
                     self.request.settimeout(10)
-                    self.request = context.wrap_socket(self.request, server_side=True)
+                    self.request = server.tls.server().wrap_socket(self.request, server_side=True)
                 super().setup()
 
             def handle(self):
