@@ -22,6 +22,11 @@ _KNOWN = (
 )
 
 
+def replica_names(replica, shard):
+    """The names of a host's replicas: of its shard's tables, and of those that all shards share, as the ledger is."""
+    return replica, f"{shard}-{replica}"
+
+
 class Node:
     """One ClickHouse host at one moment.
 
@@ -92,11 +97,14 @@ def _keeper_error(client):
 class Cluster:
     """All hosts at one moment. nodes: of Node. keepers: of clickhouse_keeper.Keeper, empty where none were asked.
 
-    declared: whether the nodes are what should be, and not what a server's configuration says.
+    declared: whether the nodes are what should be, and not what a server's configuration says. leaving: of Node, those
+    that may be there or not. keeper_members: how many Keepers their leader should know, by default all of `keepers`.
     """
 
-    def __init__(self, name, nodes, keepers=(), declared=True):
+    def __init__(self, name, nodes, keepers=(), declared=True, leaving=(), keeper_members=None):
         self.name, self.nodes, self.keepers, self.declared = name, list(nodes), list(keepers), declared
+        self.leaving = list(leaving)
+        self.keeper_members = keeper_members or len(self.keepers)
 
     def versions(self):
         """Every version that runs, sorted."""
@@ -141,7 +149,7 @@ class Cluster:
                     table = f"{row['database']}.{row['table']}"
                     found.append(f"{table} has no other active replica than that on {node.name}")
         left = [keeper for keeper in self.keepers if keeper.serves and keeper.host != host]
-        needed = majority(len(self.keepers))
+        needed = majority(self.keeper_members)
         if part != "server" and len(left) < needed and any(keeper.host == host for keeper in self.keepers):
             found.append(
                 f"without the Keeper on {host}, {len(left)} of {len(self.keepers)} Keepers serve; {needed} have to, "
@@ -155,7 +163,8 @@ class Cluster:
         if not self.declared:
             return []
         wanted = {(other.host, other.shard) for other in self.nodes}
-        configured = {(row["host"], row["shard"]) for row in node.members}
+        parting = {other.host for other in self.leaving}
+        configured = {(row["host"], row["shard"]) for row in node.members if row["host"] not in parting}
         if any(other.shard is None for other in self.nodes):
             wanted = {(host, None) for host, _shard in wanted}
             configured = {(host, None) for host, _shard in configured}
@@ -200,6 +209,7 @@ class Cluster:
         """Replicas that Keeper knows and that are not active, each named once however many hosts tell of it."""
         spared = {node.replica for node in self.nodes if node.host == without}
         spared |= {row["replica_name"] for node in self.nodes if node.host == without for row in node.tables}
+        spared |= {name for node in self.leaving for name in replica_names(node.replica, node.shard)}
         found = {}
         for node in self.nodes:
             for row in node.tables:
@@ -234,13 +244,18 @@ class Cluster:
                 found.append(f"Keeper on {keeper.host}: {keeper.problem}")
         serving = [keeper for keeper in self.keepers if keeper.serves]
         leaders = [keeper for keeper in serving if keeper.leads]
-        needed = majority(len(self.keepers))
+        needed = majority(self.keeper_members)
         if self.keepers and len(serving) < needed:
-            found.append(f"Keeper has no quorum: {len(serving)} of {len(self.keepers)} serve, {needed} have to")
+            found.append(f"Keeper has no quorum: {len(serving)} of {self.keeper_members} serve, {needed} have to")
         elif self.keepers and len(leaders) != 1:
             names = " and ".join(keeper.host for keeper in leaders) or "nobody"
             found.append(f"Keeper has {names} as its leader")
         for keeper in leaders:
+            if keeper.members not in (None, self.keeper_members):
+                found.append(
+                    f"Keeper: the ensemble that {keeper.host} leads has {keeper.members} members, and should have "
+                    f"{self.keeper_members}"
+                )
             if keeper.synced + 1 < len(serving):
                 found.append(f"Keeper: {keeper.synced} of {len(serving) - 1} followers are in step with {keeper.host}")
         return found

@@ -24,12 +24,14 @@ def majority(count):
 class Keeper:
     """One Keeper at one moment. problem: why it does not serve, or empty.
 
-    state: leader, follower, observer or standalone. synced: followers in step with a leader. version: text.
+    state: leader, follower, observer or standalone. synced: followers in step with a leader. members: how many a leader
+    knows, itself included, whether or not they are up; None where it does not say. version: text.
     """
 
     def __init__(self, host, port):
         self.host, self.port = host, port
         self.problem, self.state, self.version, self.synced = "", "", "", 0
+        self.members = None
 
     @property
     def serves(self):
@@ -112,3 +114,4 @@ def _understand(keeper, answer):
         keeper.version = facts.get("zk_version", "").split("-", 1)[0].lstrip("v")
         with contextlib.suppress(ValueError):
             keeper.synced = int(float(facts.get("zk_synced_followers", "0")))
+            keeper.members = int(float(facts["zk_followers"])) + 1 if "zk_followers" in facts else None

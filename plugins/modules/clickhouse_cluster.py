@@ -60,6 +60,29 @@ options:
     type: list
     elements: str
     default: []
+  keeper_members:
+    description:
+      - >-
+        How many Keepers the ensemble should have by what its leader knows, whether or not they are up. For the time in
+        which one comes or leaves. Defaults to the number of O(keepers).
+    type: int
+  leaving:
+    description: Hosts that are about to leave the cluster. They may be in its configuration and up, or not.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      host:
+        description: Its name or address, as in the servers' configuration.
+        type: str
+        required: true
+      shard:
+        description: The number of its shard.
+        type: int
+        required: true
+      replica:
+        description: What its macro C(replica) holds. Defaults to the host.
+        type: str
   keeper_tls:
     description: Whether the Keepers' ports speak TLS. Defaults to O(tls).
     type: bool
@@ -194,22 +217,22 @@ from ansible_collections.frameworks.database.plugins.module_utils.clickhouse imp
 )
 from ansible_collections.frameworks.database.plugins.module_utils.clickhouse_cluster import (
     Cluster,
+    Node,
     read_members,
     read_node,
 )
 from ansible_collections.frameworks.database.plugins.module_utils.clickhouse_keeper import read_keeper, tls_context
 
+HOST = {
+    "host": {"type": "str", "required": True}, "shard": {"type": "int", "required": True}, "replica": {"type": "str"},
+}
 SPEC = {
     **LOGIN_SPEC,
     "cluster": {"type": "str", "required": True},
-    "nodes": {
-        "type": "list", "elements": "dict", "options": {
-            "host": {"type": "str", "required": True},
-            "shard": {"type": "int", "required": True},
-            "replica": {"type": "str"},
-        },
-    },
+    "nodes": {"type": "list", "elements": "dict", "options": HOST},
+    "leaving": {"type": "list", "elements": "dict", "options": HOST, "default": []},
     "keepers": {"type": "list", "elements": "str", "default": []},
+    "keeper_members": {"type": "int"},
     "keeper_tls": {"type": "bool"},
     "take_down": {"type": "str"},
     "part": {"type": "str", "choices": ["all", "server", "keeper"], "default": "all"},
@@ -250,7 +273,8 @@ def look(params, addresses):
         keepers = [pool.submit(read_keeper, *address, params["timeout"], context) for address in addresses]
         return Cluster(
             params["cluster"], [node.result() for node in nodes], [keeper.result() for keeper in keepers],
-            declared=params["nodes"] is not None,
+            declared=params["nodes"] is not None, keeper_members=params["keeper_members"],
+            leaving=[Node(one["host"], one["shard"], one.get("replica")) for one in params["leaving"]],
         )
 
 

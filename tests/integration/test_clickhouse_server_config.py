@@ -246,6 +246,40 @@ def test_what_waits_for_its_turn_to_be_upgraded_is_not_taken_for_upgraded(tmp_pa
     assert on("between", "25.8.4.13", configuration=waiting["configuration"])["stale"] == ["keeper", "server"]
 
 
+RAFT = "keeper_server/raft_configuration/server"
+
+
+def test_keepers_that_come_wait_until_they_are_taken_in(place, tmp_path):
+    """Each in its turn: with the members so far, and not as one that could lead."""
+    def see(name, own, others, host="a1", **variables):
+        (tmp_path / name).mkdir()
+        found = {
+            one: {"keeper": {"members": members, "joining": joining, "data": bool(members)}}
+            for one, (members, joining) in {**others, host: own}.items()
+        }
+        return work_out(
+            tmp_path / name, ["joining", "raft", "raft_known", "texts", "configuration"],
+            {**place.variables, **variables}, host=host, found=found.pop(host), others=found,
+        )
+
+    alone, nothing = ({"1": "a1"}, False), ({}, False)
+    first = see("first", nothing, {"b1": nothing, "k": nothing})
+    assert first["joining"] == [] and [keeper["id"] for keeper in first["raft"]] == [1, 2, 3]
+    grown = see("grown", alone, {"b1": nothing, "k": nothing})
+    assert grown["joining"] == ["b1", "k"] and grown["raft_known"] == {"1": "a1"}
+    # Taken over while they run: no restart.
+    small = see("small", alone, {}, clickhouse_db_keepers=["a1"])
+    assert small["texts"] != grown["texts"] and small["configuration"] == grown["configuration"]
+    # Cut off while b1 waited, when the first one had already been told, or not.
+    for name, told in {"told": {"1": "a1", "2": "b1"}, "untold": {"1": "a1"}}.items():
+        again = see(name, (told, False), {"b1": ({"1": "a1", "2": "b1"}, True), "k": nothing})
+        assert again["joining"] == ["b1", "k"] and again["raft_known"] == told
+    there = ({"1": "a1", "2": "b1", "3": "k"}, False)
+    assert see("there", there, {"b1": there, "k": there})["joining"] == []
+    keeper = ElementTree.fromstring(first["texts"]["/etc/clickhouse-keeper/frameworks.xml"])
+    assert not keeper.findall(f"{RAFT}/start_as_follower")
+
+
 def test_what_the_command_line_gives_as_text_is_understood(place, tmp_path):
     """`-e name=false` is text, as `-e name=0` is."""
     def given(name, tls):

@@ -6,9 +6,9 @@ import pytest
 from support.clickhouse_config import CLUSTER, HOSTS, work_out
 
 
-def faults(folder, variables=None, hosts=None, host="a1", found=None):
+def faults(folder, variables=None, hosts=None, host="a1", found=None, others=None):
     """The sentences for a host."""
-    return work_out(folder, ["server_faults"], variables, hosts, host, found)["server_faults"]
+    return work_out(folder, ["server_faults"], variables, hosts, host, found, others)["server_faults"]
 
 
 def without(host, name):
@@ -129,6 +129,63 @@ def test_hosts_that_are_not_fit(tmp_path, says):
     found = faults(tmp_path, found=MACHINES[says])
     assert any(says in fault for fault in found), found
     assert len(found) == 1
+
+
+def keeper(*members, **more):
+    """What the probe finds of a Keeper with data, whose file has these members."""
+    return {"keeper": {"members": {str(one): name for one, name in members}, "joining": False, "data": True, **more}}
+
+
+RUNNING = keeper((1, "a1"), (2, "b1"), (3, "k"))
+ENSEMBLES = {
+    "Keeper 9 (gone) is a member of the ensemble and is not declared: have its host in clickhouse_db_keepers again": (
+        {}, keeper((1, "a1"), (2, "b1"), (9, "gone")), RUNNING,
+    ),
+    "Keeper 2 is a member of the ensemble as elsewhere, and declared as b1: a Keeper keeps its address": (
+        {}, keeper((1, "a1"), (2, "elsewhere"), (3, "k")), keeper((1, "a1"), (2, "elsewhere"), (3, "k")),
+    ),
+    # A host that was built anew, and one that has lost the disk of its Keeper.
+    "Keeper 1 has lost its data, and the others count on what it had": ({}, {}, RUNNING),
+    "Take it out with clickhouse_remove_host.yml -e old=a1 -e part=keeper": ({}, {
+        **keeper((1, "a1"), (2, "b1"), (3, "k"), data=False),
+        "services": {"clickhouse-keeper": {"active": True, "enabled": True, "configuration": None}},
+    }, RUNNING),
+    "This host has the data of a Keeper that is no member of its ensemble": ({}, keeper((2, "b1"), (3, "k")), RUNNING),
+    "This host was taken out of the cluster, which has forgotten its replicas": ({}, {
+        **RUNNING, "files": {"/etc/clickhouse-server/taken-out": "a" * 64}, "data": True,
+    }, RUNNING),
+    "a1 is the last Keeper, without which nothing is replicated": (
+        {"clickhouse_db_keepers": ["a1"], "clickhouse_db_leaving_keepers": ["a1"]}, keeper((1, "a1")), RUNNING,
+    ),
+    "a2 is the last host of shard 1: its rows would be gone": (
+        {"clickhouse_db_nodes": ["a2", "b1", "b2"], "clickhouse_db_leaving_nodes": ["a2"]}, RUNNING, RUNNING,
+    ),
+}
+
+
+@pytest.mark.parametrize("says", ENSEMBLES)
+def test_an_ensemble_that_is_there_is_not_overrun(tmp_path, says):
+    variables, own, others = ENSEMBLES[says]
+    found = faults(tmp_path, variables, found=own, others=dict.fromkeys(("a2", "b1", "b2", "k"), others))
+    assert any(says in fault for fault in found), found
+
+
+def test_a_first_start_that_was_cut_off_is_no_loss(tmp_path):
+    own = keeper((1, "a1"), (2, "b1"), (3, "k"), data=False)
+    assert faults(tmp_path, found=own, others=dict.fromkeys(("a2", "b1", "b2", "k"), RUNNING)) == []
+
+
+def test_keepers_come_when_all_are_there(tmp_path):
+    found = faults(tmp_path, found=keeper((1, "a1")), others={"b1": {}})
+    assert found == [
+        "Keepers come (b1, k), and k is not in this run: all Keepers have to take part, as it takes the others to take "
+        "one in."
+    ]
+
+
+def test_while_one_leaves_their_number_may_be_even(tmp_path):
+    variables = {"clickhouse_db_leaving_keepers": ["k"]}
+    assert faults(tmp_path, variables, found=RUNNING, others={"b1": RUNNING}) == []
 
 
 ALONE = {"clickhouse_db_cluster": "", "clickhouse_db_nodes": [], "clickhouse_db_keepers": []}

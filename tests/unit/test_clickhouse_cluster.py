@@ -72,6 +72,9 @@ TROUBLES = {
     "Keeper has 127.0.1.1 and 127.0.1.2 as its leader": lambda double: double.keepers[TWO].facts.update(
         zk_server_state="leader", zk_synced_followers=2
     ),
+    "Keeper: the ensemble that 127.0.1.1 leads has 4 members, and should have 3": lambda double: (
+        double.keepers[ONE].facts.update(zk_followers=3)
+    ),
     "Keeper: 1 of 2 followers are in step": lambda double: double.keepers[ONE].facts.update(zk_synced_followers=1),
 }
 
@@ -82,7 +85,7 @@ def test_each_trouble_is_named_and_forbids_to_take_down_another_host(cluster, se
     with pytest.raises(ModuleFailed) as failure:
         look(cluster)
     assert sentence in str(failure.value) and failure.value.result["problems"]
-    if "leader" not in sentence and "followers" not in sentence:
+    if "leader" not in sentence and "followers" not in sentence and "leads" not in sentence:
         assert all(TWO in problem for problem in failure.value.result["problems"])
     with pytest.raises(ModuleFailed, match="cannot do without 127.0.1.3"):
         look(cluster, take_down=THREE)
@@ -130,6 +133,28 @@ def test_a_host_that_is_server_and_keeper_can_lose_one_of_them(cluster):
         look(cluster, take_down=TWO, part="server")
     cluster.keepers[ONE].facts.update(zk_synced_followers=1)
     assert look(cluster, take_down=TWO, part="keeper")["safe"]
+
+
+def test_while_a_keeper_comes_the_others_are_counted_as_they_are(cluster):
+    cluster.keepers[ONE].facts.update(zk_followers=3)
+    assert look(cluster, keeper_members=4)["healthy"]
+    # Of four, three have to serve.
+    with pytest.raises(ModuleFailed, match="2 of 3 Keepers serve; 3 have to|without the Keeper on 127.0.1.2, 2 of 4"):
+        look(cluster, keeper_members=4, take_down=TWO)
+
+
+def test_one_that_leaves_may_be_there_or_not(cluster):
+    staying = [{"host": host, "shard": shard} for host, shard in cluster.shards.items() if host != TWO]
+    leaving = [{"host": TWO, "shard": 1}]
+    with pytest.raises(ModuleFailed, match="still has 127.0.1.2 as shard 1"):
+        look(cluster, nodes=staying)
+    assert look(cluster, nodes=staying, leaving=leaving)["healthy"]
+    cluster.stop(TWO)
+    options = {"nodes": staying, "keepers": [f"{host}:{cluster.keeper_port}" for host in (ONE, THREE)]}
+    cluster.keepers[ONE].facts.update(zk_synced_followers=1)
+    with pytest.raises(ModuleFailed, match="the replica 127.0.1.2 of d.t_local, .* is not active"):
+        look(cluster, keeper_members=3, **options)
+    assert look(cluster, keeper_members=3, leaving=leaving, **options)["healthy"]
 
 
 def test_keepers_are_looked_at_before_there_are_servers(cluster):

@@ -156,12 +156,22 @@ def addresses(name):
     return {"resolved": found, "foreign": foreign, "error": None}
 
 
+def ensemble(path, directory):
+    """A Keeper by its files: members as {id: host name}, whether it waits to be taken in, whether it has data."""
+    text = content(path)
+    return {
+        "members": dict(re.findall(r"<server>\s*<id>(\d+)</id>\s*<hostname>([^<]*)</hostname>", text)),
+        "joining": "<start_as_follower>true</start_as_follower>" in text,
+        "data": any(files for _folder, _folders, files in os.walk(directory)),
+    }
+
+
 def answer(question):
     """What is asked for.
 
     question: `files`, paths to hash; `directories`; `packages`, names; `units`; `ports`; `certificate` and `key`,
     paths; `address`; `link`, a path; `macros`, a configuration file with <macros>; `data`, the server's directory;
-    `user`, the name of its account.
+    `user`, the name of its account; `keeper` and `keeper_data`, Keeper's configuration and directory.
     """
     macros = re.search(r"<macros\b[^>]*>(.*?)</macros>", content(question["macros"]), re.S)
     return {
@@ -176,6 +186,7 @@ def answer(question):
         "link": os.path.realpath(question["link"]) if os.path.lexists(question["link"]) else None,
         "macros": dict(re.findall(r"<(\w+)>([^<]*)</", macros.group(1))) if macros else {},
         "account": exists(question["user"]),
+        "keeper": ensemble(question["keeper"], question["keeper_data"]),
         "data": os.path.isdir(os.path.join(question["data"], "metadata")),
     }
 
