@@ -3,6 +3,7 @@ the Keepers' port. Nothing of ClickHouse is inside; what it says is what a serve
 """
 
 import json
+import re
 import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,10 @@ class Host:
         self.version, self.members, self.tables, self.databases = "25.8.3.66", members, [], []
         self.sessions = [{"host": "keeper", "port": 9181, "is_expired": 0}]
         self.broken = None  # a text with which every question about Keeper fails
+        self.queue = []  # {"database", "table", "source_replica"} of parts that it has yet to fetch
+        self.peers = []  # all hosts of the double
+        self.replicas = []  # [shard, replica] of its Replicated database `d`, as Keeper has them
+        self.statements = []
         host = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -43,8 +48,44 @@ class Host:
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
+    def drop(self, query):
+        """What SYSTEM DROP REPLICA and SYSTEM DROP DATABASE REPLICA do and refuse. They act on this host's tables."""
+        self.statements.append(query)
+        database = re.fullmatch(
+            r"SYSTEM DROP DATABASE REPLICA '([^']+)' FROM SHARD '([^']+)' FROM DATABASE `d`", query
+        )
+        if database:
+            name = [database.group(2), database.group(1)]
+            if name not in self.replicas:
+                return f"Code: 36. DB::Exception: Replica {name} does not exist. (BAD_ARGUMENTS)"
+            self.replicas.remove(name)
+            return []
+        table = re.fullmatch(r"SYSTEM DROP REPLICA '([^']+)' FROM TABLE `(\w+)`.`(\w+)`", query)
+        name, database, table = table.groups()
+        row = next((row for row in self.tables if (row["database"], row["table"]) == (database, table)), None)
+        if row is None or name not in row["replica_is_active"]:
+            return f"Code: 60. DB::Exception: {database}.{table} has no replica {name} here. (UNKNOWN_TABLE)"
+        if name == row["replica_name"] or row["replica_is_active"][name]:
+            return f"Code: 305. DB::Exception: Can't drop replica: {name}: it is active. (TABLE_WAS_NOT_DROPPED)"
+        for peer in self.peers:
+            for other in peer.tables:
+                if other["zookeeper_path"] == row["zookeeper_path"]:
+                    other["replica_is_active"] = {
+                        one: active for one, active in other["replica_is_active"].items() if one != name
+                    }
+        return []
+
     def answer(self, query):
         """The rows for one of the module's queries, or the text of an error."""
+        if query.startswith("SYSTEM DROP"):
+            return self.drop(query)
+        asked = re.search(r"database_shard_name = '(\d+)' AND database_replica_name = '([^']+)'", query)
+        if asked:
+            return [{"cluster": "d"}] if list(asked.groups()) in self.replicas else []
+        if "system.replication_queue" in query:
+            names = re.findall(r"'([^']+)'", query.split(" IN ", 1)[1])
+            parts = [(row["database"], row["table"]) for row in self.queue if row["source_replica"] in names]
+            return [{"database": one[0], "table": one[1], "parts": parts.count(one)} for one in sorted(set(parts))]
         if "version()" in query:
             return [{"version": self.version, "uptime": 60, "known": ["zookeeper_connection", "database_replicas"]}]
         if "system.clusters" in query:
@@ -119,6 +160,9 @@ class ClusterDouble:
                 "replica_is_active": active,
             }]
             self.hosts[host].databases = [{"database": "d", "is_readonly": 0, "max_log_ptr": 9, "log_ptr": 9}]
+        known = [[str(shard), host] for host, shard in self.shards.items()]  # of all hosts, as it is in Keeper
+        for host in self.hosts.values():
+            host.peers, host.replicas = list(self.hosts.values()), known
         self.ensemble = [f"127.0.1.{number}" for number in range(1, 4)]
         for number in range(1, 4):
             facts = {"zk_server_state": "follower"}
