@@ -397,7 +397,7 @@ class Refusals:
         inventory, playbook = folder / "cases.json", folder / "cases.yml"
         inventory.write_text(json.dumps({"all": {"hosts": hosts, "vars": SHARED}}))
         playbook.write_text(json.dumps([play, written]))
-        self.run = run_playbook(folder, playbook, None, "-i", inventory, "-l", "!test", "-vvv", "--diff")
+        self.run = run_playbook(folder, playbook, None, "-i", inventory, "-l", "!test", "-vvv", "--diff", timeout=900)
         self.said = json.loads(answers.read_text()) if answers.exists() else {}
 
     def changed(self):
