@@ -231,19 +231,20 @@ def test_what_waits_for_its_turn_to_be_upgraded_is_not_taken_for_upgraded(tmp_pa
             unit: {"active": part in running, "enabled": True, "configuration": (configuration or {}).get(part)}
             for part, unit in units.items()
         }
-        return work_out(tmp_path / name, ["configuration", "stale"], {"clickhouse_db_version": "25.8.4.13"}, found={
-            "link": f"/opt/clickhouse/{installed}", "services": services,
-        })
+        found = {"link": f"/opt/clickhouse/{installed}", "services": services}
+        variables = {"clickhouse_db_version": "25.8.4.13"}
+        result = work_out(tmp_path / name, ["configuration", "stale"], variables, found=found)
+        return {**result, "stale": set(result["stale"])}
 
     waiting = on("waiting", "25.8.3.66")
     done = on("done", "25.8.4.13")
-    assert waiting["configuration"] != done["configuration"] and waiting["stale"] == ["keeper", "server"]
-    assert on("restarted", "25.8.3.66", configuration=waiting["configuration"])["stale"] == ["keeper", "server"]
+    assert waiting["configuration"] != done["configuration"] and waiting["stale"] == {"keeper", "server"}
+    assert on("restarted", "25.8.3.66", configuration=waiting["configuration"])["stale"] == {"keeper", "server"}
     # The server is started with the old release before it is the Keeper's turn to bring the new one.
-    assert on("down", "25.8.3.66", running=["keeper"])["stale"] == ["keeper", "server"]
-    assert on("upgraded", "25.8.4.13", configuration=done["configuration"])["stale"] == []
+    assert on("down", "25.8.3.66", running=["keeper"])["stale"] == {"keeper", "server"}
+    assert on("upgraded", "25.8.4.13", configuration=done["configuration"])["stale"] == set()
     # Installed, and the run was cut off before the restart.
-    assert on("between", "25.8.4.13", configuration=waiting["configuration"])["stale"] == ["keeper", "server"]
+    assert on("between", "25.8.4.13", configuration=waiting["configuration"])["stale"] == {"keeper", "server"}
 
 
 RAFT = "keeper_server/raft_configuration/server"
