@@ -14,7 +14,9 @@ NOBODY = 65534
 
 def run(*command, path=os.defpath, **options):
     """Run one of the tools without a terminal; the finished process."""
-    environment = {"PATH": path, "HOME": "/", "TMPDIR": str(options.pop("temporary", "/tmp"))}
+    environment = {
+        "PATH": path, "HOME": "/", "TMPDIR": str(options.pop("temporary", "/tmp")), **options.pop("variables", {}),
+    }
     return subprocess.run(
         command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False, timeout=60,
         stdin=subprocess.DEVNULL, **options,
@@ -126,5 +128,5 @@ def test_a_python_that_is_too_old_is_named(tmp_path):
     old = tmp_path / "python3"  # stands in for an older Python: it only knows its version
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.9.2" && exit\nexit 1\n')
     old.chmod(0o755)
-    done = run("tools/bootstrap", "requirements.txt", path=f"{tmp_path}:{os.defpath}")
+    done = run("tools/bootstrap", "requirements.txt", variables={"PYTHON": str(old)})
     assert done.returncode == 1 and "3.11" in done.stderr and "Python 3.9.2" in done.stderr
