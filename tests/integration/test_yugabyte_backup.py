@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import threading
+from contextlib import closing
 from pathlib import Path
 
+import psycopg2
 import pytest
 from support.modules import ModuleFailed, run_module
 from support.ports import wait_for
@@ -59,8 +61,13 @@ def test_what_was_lost_comes_back_in_place_and_busy_tables_fail_no_proof(cluster
     stop = threading.Event()
 
     def write():
-        while not stop.is_set():
-            sql("INSERT INTO busy SELECT 1", "frameworks")
+        connection = psycopg2.connect(
+            host=cluster.address[1], port=5433, user="yugabyte", password=PASSWORD, dbname="frameworks"
+        )
+        connection.autocommit = True
+        with closing(connection), connection.cursor() as cursor:
+            while not stop.is_set():
+                cursor.execute("INSERT INTO busy SELECT 1")
 
     thread = threading.Thread(target=write)
     thread.start()

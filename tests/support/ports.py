@@ -1,14 +1,27 @@
 """Free TCP ports on loopback."""
 
+import secrets
 import socket
 import time
 
+# Below those that the system gives to connections, which could take one between its choice and its use.
+_RANGE = range(15000, 32000)
+_given = set()
+
 
 def free_port():
-    """A port nobody listens on now. The caller has to bind it soon: nothing reserves it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port on which nobody listens at any address, another one each time. The caller has to bind it soon."""
+    while True:
+        port = secrets.choice(_RANGE)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def wait_for(condition, what, seconds=30.0, alive=lambda: True):

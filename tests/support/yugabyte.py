@@ -47,7 +47,7 @@ class StandInCluster:
         """Unpack a release; its bin directory."""
         archive = build(version, build_, f"{self.backbone}:17990", self.directory)
         with tarfile.open(archive) as tar:
-            tar.extractall(self.directory, filter="data")
+            tar.extractall(self.directory)
         return self.directory / f"yugabyte-{version}/bin"
 
     @property

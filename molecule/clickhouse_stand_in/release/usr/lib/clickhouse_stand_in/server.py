@@ -74,6 +74,7 @@ class Server:
         self.read_configuration()
         self.tls = config.Tls(self.root)
         self.data = Path(config.text(self.root, "path"))
+        (self.data / "metadata").mkdir(exist_ok=True)  # by this one sees that a directory has a server's data
         self.engine = Engine(str(self.data / "stand_in"))
         self.saved = self.data / "stand_in.json"
         saved = json.loads(self.saved.read_text()) if self.saved.exists() else {}
