@@ -83,25 +83,27 @@ class ClickHouseBackend:
         """The lease lies in the ledger, so it must be there first."""
         self.create_ledger()
 
-    def objects(self):
-        """The live schema: every object's name to its formatted CREATE statement.
-
-        Functions are asked for once, and again after `functions` was set to None.
-        """
-        where = (
-            f"WHERE database = {quote_string(self.context.database)} AND NOT startsWith(name, '{TABLE}') "
-            "AND NOT startsWith(name, '.inner')"
-        )
-        columns = "name, engine, {} AS definition"
+    def laid_out(self, definitions):
+        """`definitions` as this server writes them on several lines, as far as it can."""
+        texts = ", ".join(map(quote_string, definitions))
+        query = f"SELECT arrayMap(text -> ifNull(formatQueryOrNull(text), text), [{texts}]) AS texts"
         try:
-            rows = self.client.rows(
-                f"SELECT {columns.format('ifNull(formatQueryOrNull(create_table_query), create_table_query)')} "
-                f"FROM system.tables {where}"
-            )
+            return self.client.rows(query, {"max_query_size": 4 * len(query)})[0]["texts"]
         except ServerError as error:
             if error.code != _UNKNOWN_FUNCTION:
                 raise
-            rows = self.client.rows(f"SELECT {columns.format('create_table_query')} FROM system.tables {where}")
+            return definitions
+
+    def objects(self):
+        """The live schema: every object's name to its CREATE statement.
+
+        Functions are asked for once, and again after `functions` was set to None.
+        """
+        rows = self.client.rows(
+            "SELECT name, engine, create_table_query AS definition FROM system.tables "
+            f"WHERE database = {quote_string(self.context.database)} AND NOT startsWith(name, '{TABLE}') "
+            "AND NOT startsWith(name, '.inner')"
+        )
         if self.functions is None:  # the server is slow to list them, with all its own
             self.functions = self.client.rows(
                 "SELECT name, 'function' AS engine, create_query AS definition FROM system.functions "

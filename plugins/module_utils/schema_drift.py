@@ -10,19 +10,24 @@ import difflib
 import fnmatch
 
 
-def changes(recorded, live, ignore=()):
+def changes(recorded, live, ignore=(), laid_out=list):
     """What sets `live` apart from `recorded`, both dictionaries of object to definition, as a list in order of names.
 
     Each is {"object", "change": added | changed | dropped, "diff": lines with - for recorded and + for live}.
-    ignore: patterns with * for objects that are left out.
+    ignore: patterns with * for objects that are left out. laid_out: makes of definitions those that are compared line
+    by line; it is called once, and not at all where nothing differs.
     """
+    names = [
+        name for name in sorted(set(recorded) | set(live)) if recorded.get(name) != live.get(name)
+        and not any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore)
+    ]
+    texts = laid_out([side.get(name, "") for name in names for side in (recorded, live)]) if names else []
     found = []
-    for name in sorted(set(recorded) | set(live)):
-        before, after = recorded.get(name), live.get(name)
-        if before == after or any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore):
+    for name, before, after in zip(names, texts[::2], texts[1::2]):
+        if before == after and name in recorded and name in live:
             continue
-        change = "added" if before is None else "dropped" if after is None else "changed"
-        found.append({"object": name, "change": change, "diff": _lines(before or "", after or "")})
+        change = "added" if name not in recorded else "dropped" if name not in live else "changed"
+        found.append({"object": name, "change": change, "diff": _lines(before, after)})
     return found
 
 

@@ -122,6 +122,11 @@ class PostgresBackend:
         )
 
     @staticmethod
+    def laid_out(definitions):
+        """`definitions`, which have their lines already."""
+        return definitions
+
+    @staticmethod
     def run(connection, sql):
         """Execute `sql` as it is."""
         with connection.cursor() as cursor:

@@ -109,7 +109,7 @@ def _apply_locked(backend, scripts, options, outcome):
         recorded = None  # a run has died between its last script and the fingerprint, or there has been none
     if recorded is not None:
         recorded = backend.expected(recorded, before)
-        outcome.drift = changes(recorded, before, options.drift_ignore)
+        outcome.drift = changes(recorded, before, options.drift_ignore, backend.laid_out)
 
     def record():
         after = backend.objects()
@@ -214,4 +214,4 @@ def drift(backend, options):
             "again"
         )
     live = backend.objects()
-    return changes(backend.expected(recorded, live), live, options.drift_ignore)
+    return changes(backend.expected(recorded, live), live, options.drift_ignore, backend.laid_out)

@@ -436,6 +436,22 @@ def test_a_function_that_another_database_has_recorded_is_no_drift(clickhouse, c
         clickhouse.query(f"DROP FUNCTION IF EXISTS {function}")
 
 
+def test_a_statement_that_is_written_otherwise_is_no_drift(clickhouse, clickhouse_database, tmp_path):
+    """As by another release of the server. What is drift is shown line by line all the same."""
+    made = ScriptSet(tmp_path, engine="clickhouse", database=clickhouse_database, **clickhouse.login())
+    made.write(V1__a="CREATE TABLE a (n UInt8, m UInt8) ENGINE = MergeTree ORDER BY n").apply()
+    ledger = f"{clickhouse_database}.schema_ledger_fingerprint"
+    clickhouse.query(
+        f"INSERT INTO {ledger} SELECT taken_at + 1, position, replaceAll(objects, ' ENGINE', '   ENGINE'), one "
+        f"FROM {ledger} FINAL"
+    )
+    assert clickhouse.query(f"SELECT position(objects, '   ENGINE') > 0 FROM {ledger} FINAL").strip() == "1"
+    assert not made.apply(state="verified")["changed"]
+    clickhouse.query("ALTER TABLE a ADD COLUMN by_hand UInt8", database=clickhouse_database)
+    lines = made.refused(state="verified").splitlines()
+    assert any(line.split() == ["+", "`by_hand`", "UInt8"] for line in lines), lines
+
+
 @pytest.mark.usefixtures("clickhouse")
 def test_a_clickhouse_user_without_rights_is_told(tmp_path):
     from support.clickhouse import ClickHouseServer
