@@ -7,7 +7,8 @@ import subprocess
 import tempfile
 
 import pytest
-from support.playbooks import role_play, run_playbook
+import yaml
+from support.playbooks import ROOT, role_play, run_playbook
 
 PASSWORDS = {"postgres": "Pg $ecret/@:%é'", "clickhouse": 'Ch "s3cret`\\'}
 
@@ -84,3 +85,26 @@ def test_a_missing_password_is_named(tmp_path, settings):
     assert run.code != 0
     assert "application_settings_clickhouse_password" in run.output
     assert not (tmp_path / "etc").exists()
+
+
+@pytest.mark.parametrize("trusted", [[], ["two"]])
+def test_the_application_trusts_the_authorities_that_clickhouse_trusts(tmp_path, trusted):
+    """environment.yml's own task: for a time there are two."""
+    plays = yaml.safe_load((ROOT / "playbooks/environment.yml").read_text())
+    [task] = [
+        task for play in plays for part in ("pre_tasks", "tasks", "post_tasks") for task in play.get(part, [])
+        if task["name"] == "Install the certificate of the authority that signed ClickHouse's"
+    ]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ca.crt").write_text(f"-----BEGIN {name}\nof {name}\n-----END {name}")
+    variables = {
+        "clickhouse_db_pki_dir": str(tmp_path / "one"), "application_settings_clickhouse_ca_cert": str(tmp_path / "ca"),
+        "clickhouse_db_trusted_authorities": [str(tmp_path / name / "ca.crt") for name in trusted],
+    }
+    play = {"hosts": "all", "gather_facts": False, "tasks": [task]}
+    assert run_playbook(tmp_path, play, variables).ok().count("changed") == 1
+    assert (tmp_path / "ca").read_text() == "".join(
+        f"-----BEGIN {name}\nof {name}\n-----END {name}\n" for name in ["one", *trusted]
+    )
+    assert run_playbook(tmp_path, play, variables).ok().count("changed") == 0
