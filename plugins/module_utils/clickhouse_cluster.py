@@ -9,6 +9,11 @@ from __future__ import annotations
 from .clickhouse import ClickHouseError, Client, ServerError, quote_string
 from .clickhouse_keeper import majority
 
+# A host of a cluster as the modules' options name it.
+HOST_SPEC = {
+    "host": {"type": "str", "required": True}, "shard": {"type": "int", "required": True}, "replica": {"type": "str"},
+}
+
 _REPLICAS = (
     "SELECT database, table, zookeeper_path, replica_name, is_readonly, is_session_expired, absolute_delay, "
     "total_replicas, active_replicas, lost_part_count, queue_size, zookeeper_exception, replica_is_active "

@@ -216,6 +216,7 @@ from ansible_collections.frameworks.database.plugins.module_utils.clickhouse imp
     Client,
 )
 from ansible_collections.frameworks.database.plugins.module_utils.clickhouse_cluster import (
+    HOST_SPEC,
     Cluster,
     Node,
     read_members,
@@ -223,14 +224,11 @@ from ansible_collections.frameworks.database.plugins.module_utils.clickhouse_clu
 )
 from ansible_collections.frameworks.database.plugins.module_utils.clickhouse_keeper import read_keeper, tls_context
 
-HOST = {
-    "host": {"type": "str", "required": True}, "shard": {"type": "int", "required": True}, "replica": {"type": "str"},
-}
 SPEC = {
     **LOGIN_SPEC,
     "cluster": {"type": "str", "required": True},
-    "nodes": {"type": "list", "elements": "dict", "options": HOST},
-    "leaving": {"type": "list", "elements": "dict", "options": HOST, "default": []},
+    "nodes": {"type": "list", "elements": "dict", "options": HOST_SPEC},
+    "leaving": {"type": "list", "elements": "dict", "options": HOST_SPEC, "default": []},
     "keepers": {"type": "list", "elements": "str", "default": []},
     "keeper_members": {"type": "int"},
     "keeper_tls": {"type": "bool"},

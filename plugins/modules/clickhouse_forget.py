@@ -102,17 +102,11 @@ from ansible_collections.frameworks.database.plugins.module_utils.clickhouse imp
     quote_identifier,
     quote_string,
 )
-from ansible_collections.frameworks.database.plugins.module_utils.clickhouse_cluster import replica_names
+from ansible_collections.frameworks.database.plugins.module_utils.clickhouse_cluster import HOST_SPEC, replica_names
 
 SPEC = {
     **LOGIN_SPEC,
-    "nodes": {
-        "type": "list", "elements": "dict", "required": True, "options": {
-            "host": {"type": "str", "required": True},
-            "shard": {"type": "int", "required": True},
-            "replica": {"type": "str"},
-        },
-    },
+    "nodes": {"type": "list", "elements": "dict", "required": True, "options": HOST_SPEC},
     "replica": {"type": "str", "required": True},
     "shard": {"type": "int", "required": True},
     "accept_lost_parts": {"type": "bool", "default": False},
