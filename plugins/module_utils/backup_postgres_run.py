@@ -21,6 +21,7 @@ from . import backup_postgres as contents
 from . import postgres
 from .backup_folder import BackupError, now, require_space
 from .backup_run import Different
+from .interruptible import program
 from .postgres import NAME_BYTES, quote_identifier
 from .postgres_programs import environment, password_file
 
@@ -91,20 +92,15 @@ class Programs:
     def run(self, what, name, *words, stdin=None):
         """Run a program that asks for nothing; `stdin` is a readable file. BackupError with what it said."""
         with tempfile.TemporaryFile(dir=self.scratch) as said:
-            with subprocess.Popen(
+            with program(
                 [self._find(name), "--no-password", *words], pass_fds=self.pass_fds,
                 env=environment(self.params, self.params["login_db"], self._passwords),
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL, stdout=said, stderr=said,
             ) as process:
-                try:
-                    if stdin:
-                        with contextlib.suppress(BrokenPipeError):  # then it says itself why it ended
-                            shutil.copyfileobj(stdin, process.stdin, 1 << 20)
-                            process.stdin.close()
-                    process.wait()
-                except BaseException:
-                    process.kill()
-                    raise
+                if stdin:
+                    with contextlib.suppress(BrokenPipeError):  # then it says itself why it ended
+                        shutil.copyfileobj(stdin, process.stdin, 1 << 20)
+                        process.stdin.close()
             if process.returncode:
                 said.seek(max(said.seek(0, os.SEEK_END) - 2000, 0))
                 text = said.read().decode(errors="replace").strip()

@@ -8,17 +8,56 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
+
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # the latter is the end of the operator's connection
 
 
 @contextlib.contextmanager
 def interruptible():
-    """Let SIGTERM and SIGHUP (the end of the operator's connection) unwind the stack, so that `finally` cleans up."""
+    """Let SIGTERM and SIGHUP unwind the stack, so that `finally` cleans up."""
     def leave(number, frame):
         raise SystemExit(f"ended by signal {number}")
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, leave) for number in _SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _held():
+    """Let the signals wait for the end of the block."""
+    waiting = []
+    before = {number: signal.signal(number, lambda number, frame: waiting.append(number)) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in waiting:
+        signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def program(arguments, **options):
+    """A running subprocess.Popen, waited for at the block's end and killed where the block is left by an exception.
+
+    That holds for a signal too that comes when the program runs already and Popen has not returned yet.
+    Raises what Popen raises.
+    """
+    process = None
+    try:
+        with _held():
+            process = subprocess.Popen(arguments, **options)
+        yield process
+        process.wait()
+    except BaseException:
+        if process:
+            process.kill()
+        raise
+    finally:
+        if process:
+            process.__exit__(None, None, None)  # closes its pipes and waits
