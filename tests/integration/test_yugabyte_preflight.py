@@ -169,7 +169,18 @@ CASES = {
     ),
     "another file system": Case("/data would be on nfs4", "yugabyte_db_file_systems: xfs, ext4",
                                 found={"disks": [{**GOOD["disks"][0], "type": "nfs4"}]}),
-    "a disk that is read-only": Case("writable", found={"disks": [{**GOOD["disks"][0], "options": ["ro"]}]}),
+    "a disk that is read-only": Case(
+        "/data would be on xfs, which is read-only", "writable",
+        found={"disks": [{**GOOD["disks"][0], "options": ["ro"]}]},
+    ),
+    "all that at once": Case(
+        "runs Old on", "4000 MB of memory", "2.5 GB free", "which is read-only", "It resolves to ::1",
+        "Nothing keeps the clock", "nginx on port 7100", found={
+            "system": {"version": "7.9", "name": "Old", "memory_mb": 4000}, "install": {"free_gb": 2.5},
+            "disks": [{**GOOD["disks"][0], "options": ["ro"]}], "addresses": {"resolved": ["::1"]},
+            "clock": {"synchronised": False}, "ports": {"7100": {"program": "nginx", "user": "www-data"}},
+        }, yugabyte_db_chrony=False,
+    ),
     # -- its clock, name and ports -----------------------------------------------------------------------------------
     "nothing keeps the clock": Case(
         "Nothing keeps the clock of", "(yugabyte_db_chrony)", "yugabyte_db_clock_required",
@@ -199,39 +210,43 @@ CASES = {
     ),
     "the loopback of IPv6": Case("It resolves to ::1", found={"addresses": {"resolved": ["::1"]}}),
     "a port that is taken": Case(
-        "On a-port-that-is-taken something else listens where YugabyteDB has to: {'7100': 'nginx'}. Stop it.",
+        "On a-port-that-is-taken something else listens where YugabyteDB has to: nginx on port 7100. Stop it.",
         found={"ports": listening(7100, "www-data", "nginx")},
     ),
-    "a PostgreSQL on a bare host": Case("{'5433': 'postgres'}", found={"ports": listening(5433, "postgres")}),
+    "a PostgreSQL on a bare host": Case("postgres on port 5433", found={"ports": listening(5433, "postgres")}),
     "a PostgreSQL beside a master": Case(
-        "{'5433': 'postgres'}", found={"ports": listening(5433, "yugabyte"), "services": {"master": RUNS}},
+        "postgres on port 5433", found={"ports": listening(5433, "yugabyte"), "services": {"master": RUNS}},
     ),
     "a PostgreSQL beside both": Case(
-        "{'5433': 'postgres'}",
+        "postgres on port 5433",
         found={"ports": listening(5433, "postgres"), "services": {"master": RUNS, "tserver": RUNS}},
     ),
     # -- the cluster -------------------------------------------------------------------------------------------------
     "an even number of replicas": Case("yugabyte_db_replication_factor (2) has to be odd",
                                        beside=zones("rack1", "rack1"), yugabyte_db_replication_factor=2),
-    "more replicas than nodes": Case("yugabyte_db_replication_factor (3)", "as many yugabyte_db_masters",
-                                     yugabyte_db_replication_factor=3),
+    "more replicas than nodes": Case(
+        "yugabyte_db_replication_factor is 3: there have to be as many", "every copy needs a node of its own",
+        yugabyte_db_replication_factor=3,
+    ),
     "more replicas than masters": Case(
-        "there have to be as many yugabyte_db_masters (more-replicas-than-masters) and",
+        "There are 1 yugabyte_db_masters (more-replicas-than-masters)", "is 3: there have to be as many",
         beside=zones("rack1", "rack1"), yugabyte_db_masters=["more-replicas-than-masters"],
     ),
-    "a master that is no node": Case("masters are nodes", "yugabyte_db_masters (elsewhere)",
+    "a master that is no node": Case("elsewhere of yugabyte_db_masters is none of the nodes", "masters run on nodes",
                                      yugabyte_db_masters=["elsewhere"]),
     "two nodes of one address": Case(
-        "addresses are unique", "(db, db, two-nodes-of-one-address-n3)", yugabyte_db_address="db",
+        "Two nodes have the same address", "(db, db, two-nodes-of-one-address-n3)", yugabyte_db_address="db",
         beside={"n2": {}, "n3": {"yugabyte_db_address": "two-nodes-of-one-address-n3"}},
     ),
-    "an address of IPv6": Case("unique names or IPv4 addresses (2001:db8::1)", yugabyte_db_address="2001:db8::1"),
+    "an address of IPv6": Case("2001:db8::1 has to be a name or an IPv4 address", yugabyte_db_address="2001:db8::1"),
     "more zones than replicas": Case(
-        "one zone or one for each replica (cloud1.datacenter1.a, cloud1.datacenter1.b)", yugabyte_db_zone="a",
+        "There are 2 zones (cloud1.datacenter1.a, cloud1.datacenter1.b)", "one for each copy", yugabyte_db_zone="a",
         beside=zones("b"),
     ),
-    "less zones than replicas": Case("one zone or one for each replica", beside=zones("b", "b"), yugabyte_db_zone="a"),
-    "no build": Case("yugabyte_db_build belongs to the vendor's URL", yugabyte_db_build=""),
+    "less zones than replicas": Case(
+        "there has to be one zone, or one for each copy", beside=zones("b", "b"), yugabyte_db_zone="a",
+    ),
+    "no build": Case("yugabyte_db_build is empty, and the vendor's URL has it", yugabyte_db_build=""),
     "a node that is left out": Case(
         "The cluster is yet to be formed", "Missing: db9", "without --limit",
         yugabyte_db_nodes=["a-node-that-is-left-out", "db9"],
@@ -329,11 +344,11 @@ def certificates(folder):
             **ours.node("of-another-name", "db9"),
         ),
         "near its end": Case(
-            "near-its-end.crt", f"ends on {TODAY + datetime.timedelta(20):%Y%m%d}", "more than 30 days",
+            "near-its-end.crt ends on", f"ends on {TODAY + datetime.timedelta(20):%Y%m%d}", "more than 30 days",
             **ours.node("near-its-end", "near-its-end", days=20),
         ),
         "of another key": Case(
-            "other.key has to be its key", **{**mine, "yugabyte_db_node_key": other["yugabyte_db_node_key"]}
+            "other.key is another certificate's key", **{**mine, "yugabyte_db_node_key": other["yugabyte_db_node_key"]}
         ),
         "of another authority": Case(
             "of-another.crt was not signed by an authority in", "twin.crt", "(yugabyte_db_ca_cert)",

@@ -39,7 +39,7 @@ def test_what_is_required_has_no_default(role):
 
 @ROLE
 def test_names_carry_the_role(role):
-    internal = load(role / "vars/main.yml", {}) or {}
+    internal = [name for file in (role / "vars").rglob("*.yml") for name in load(file)]
     assert all(name.startswith(f"{role.name}_") for name in options(role))
     assert all(name.startswith(f"__{role.name}_") for name in internal)
 

@@ -10,9 +10,11 @@ from ansible.template import Templar, trust_as_template
 
 ROOT = Path(__file__).parents[2]
 FLAGS = json.loads((ROOT / "tests/unit/data/yugabyte_flags.json").read_text())
-VARS, DEFAULTS = (
-    yaml.safe_load((ROOT / f"roles/yugabyte_db/{folder}/main.yml").read_text()) for folder in ("vars", "defaults")
-)
+ROLE = ROOT / "roles/yugabyte_db"
+VARS = {}
+for file in (ROLE / "vars/main").glob("*.yml"):
+    VARS.update(yaml.safe_load(file.read_text()))
+DEFAULTS = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
 SETS = {
     "yb-master": ("common", "master_only", "tls", "broadcast"),
     "yb-tserver": ("common", "tserver_only", "tls", "ycql", "broadcast"),
@@ -54,11 +56,18 @@ def service(**more):
 
 
 def evaluate(expression, found=None, **variables):
-    """An expression as the host db1 of a cluster of three without TLS sees it; `found` is more of what it probed."""
+    """An expression as `text` sees it."""
+    return text(f"{{{{ {expression} }}}}", found, **variables)
+
+
+def text(template, found=None, **variables):
+    """What the host db1 of a cluster of three without TLS makes of a template; `found` is more of what it probed."""
     node = {
         "services": {"master": service(), "tserver": service()}, "cluster": None, "certificate": None,
         "data": {"master": "formed", "tserver": "present"}, "ysql": {"superuser": "current", "opened": True},
-        **(found or {}),
+        "system": {}, "addresses": {"resolved": [], "foreign": [], "error": None}, "clock": {"synchronised": True},
+        "ports": {}, "releases": {"yugabyte-2025.2.8.0": True}, "flags": {"tserver": {}},
+        "files": {"/etc/yugabyte/taken-out": None}, "upgrade": None, **(found or {}),
     }
     probed = {"__yugabyte_db_probe": {"node": node}}
     hosts = {"db1": {"inventory_hostname": "db1", **probed}, "db2": {}, "db3": {}, "db4": {}}
@@ -66,12 +75,12 @@ def evaluate(expression, found=None, **variables):
         **trusted(DEFAULTS), **trusted(VARS), "inventory_hostname": "db1", "hostvars": hosts,
         "ansible_play_hosts": ["db1"], "ansible_play_hosts_all": ["db1"], "yugabyte_db_nodes": ["db1", "db2", "db3"],
         "yugabyte_db_version": "2025.2.8.0", "yugabyte_db_tls": False, **probed, **variables,
-    }).template(trust_as_template(f"{{{{ {expression} }}}}"))
+    }).template(trust_as_template(template))
 
 
 def named(file, name):
     """A task of the role."""
-    return next(one for one in yaml.safe_load((ROOT / f"roles/yugabyte_db/tasks/{file}.yml").read_text())
+    return next(one for one in yaml.safe_load((ROLE / f"tasks/{file}.yml").read_text())
                 if one["name"] == name)
 
 
@@ -80,6 +89,11 @@ def passes(task, found=None, **variables):
     that = task["ansible.builtin.assert"]["that"]
     conditions = [that] if isinstance(that, str) else that
     return all(evaluate(one, found, **variables) for one in conditions)
+
+
+def refused(of, found=None, **variables):
+    """What the preflight has against the cluster or the node, as one text."""
+    return (text((ROLE / f"templates/{of}_faults.j2").read_text(), found, **variables) or "").strip()
 
 
 def configuration(**variables):
@@ -162,12 +176,11 @@ def test_an_exchange_goes_on_wherever_it_was_interrupted(quorum, old, new):
     (None, "absent", False),  # all are down, and this one would found another cluster
 ])
 def test_a_master_of_a_cluster_is_not_started_without_its_data(quorum, master, starts):
-    task = named("preflight_cluster", "The node has its data")
     found = {
         "cluster": quorum and {"masters": [member(host, "FOLLOWER") for host in quorum]},
         "data": {"master": master, "tserver": "present"},
     }
-    assert evaluate(task["when"], found) and passes(task, found, yugabyte_db_address="db1") is starts
+    assert ("nothing of a master" not in refused("node", found, yugabyte_db_address="db1")) is starts
 
 
 @pytest.mark.parametrize(("flags", "more", "goes"), [
@@ -179,8 +192,8 @@ def test_a_master_of_a_cluster_is_not_started_without_its_data(quorum, master, s
     ({"fs_data_dirs": "/data"}, {}, False),
 ])
 def test_tls_is_not_switched_one_server_at_a_time_and_data_stays_where_it_is(flags, more, goes):
-    task = named("preflight_cluster", "What cannot change stays")
-    assert passes(task, {"flags": {"tserver": flags}}, **trusted(task["vars"]), **more) is goes
+    tls = {"yugabyte_db_pki_dir": "/nowhere", "yugabyte_db_ca_passphrase": "a passphrase"}
+    assert (not refused("node", {"flags": {"tserver": flags}}, **tls, **more)) is goes
 
 
 @pytest.mark.parametrize(("old", "goes"), [("db4", True), ("db1", False), ("db9", False)])
@@ -199,11 +212,17 @@ def test_a_node_with_a_master_is_not_removed(old, goes):
 
 def test_an_address_is_no_ipv6_literal():
     """Whose colons would be taken for those before the port, in flags and in yb-admin's words."""
-    task = named("preflight", "The cluster makes sense")
-    good = {"yugabyte_db_build": "b60", "hostvars": {name: {} for name in ("db1", "db2", "db3")}}
-    assert passes(task, **good)
+    good = {
+        "yugabyte_db_build": "b60", "yugabyte_db_superuser_password": "sixteen letters!",
+        "hostvars": {name: {} for name in ("db1", "db2", "db3")}, "ansible_play_hosts": ["db1", "db2", "db3"],
+    }
+    assert not refused("cluster", **good)
     good["hostvars"]["db2"] = {"yugabyte_db_address": "2001:db8::2"}
-    assert not passes(task, **good)
+    assert "2001:db8::2 has to be a name or an IPv4 address" in refused("cluster", **good)
+
+
+def test_a_master_that_is_no_node_does_not_keep_the_probe_from_saying_so():
+    assert evaluate("__yugabyte_db_master_hosts", yugabyte_db_masters=["db2", "elsewhere", "db1"]) == ["db1", "db2"]
 
 
 @pytest.mark.parametrize(("record", "back"), [
@@ -221,9 +240,8 @@ def test_there_is_no_way_back_once_finalizing_has_begun(record, back):
     (None, "present", True), (None, "absent", True), ("a checksum", "absent", True), ("a checksum", "present", False),
 ])
 def test_a_node_that_was_taken_out_is_not_started_with_its_data(mark, data, starts):
-    task = named("preflight_cluster", "The node was not taken out of the cluster")
     found = {"files": {"/etc/yugabyte/taken-out": mark}, "data": {"master": "absent", "tserver": data}}
-    assert passes(task, found) is starts
+    assert ("was taken out of its cluster" not in refused("node", found)) is starts
 
 
 def test_nodes_that_are_missing_are_restarted_first():
