@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from .ports import free_port, wait_for
+from .ports import free_port, is_free, wait_for
 
 ENGINE = Path(__file__).parents[2] / "roles/clickhouse_db/files"
 # The engine logs in to itself as `default`, without a password, to open its listeners: these are the rights it needs.
@@ -99,6 +99,8 @@ class ClickHouseServer:
 
     def start(self):
         """Start the engine and wait until it answers. Returns self; TimeoutError with its log where it does not."""
+        # One that was killed may have had them a moment ago.
+        wait_for(lambda: is_free(self.http_port) and is_free(self.tcp_port), "its ports are free")
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [

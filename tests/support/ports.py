@@ -13,15 +13,20 @@ def free_port():
     """A port on which nobody listens at any address, another one each time. The caller has to bind it soon."""
     while True:
         port = secrets.choice(_RANGE)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port))
-            except OSError:
-                continue
-        if port not in _given:
+        if port not in _given and is_free(port):
             _given.add(port)
             return port
+
+
+def is_free(port):
+    """Whether nobody listens on a port, at any address."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def wait_for(condition, what, seconds=30.0, alive=lambda: True):
