@@ -42,7 +42,6 @@ def work_out(folder, names, variables=None, hosts=None, host="a1", found=None, o
     {path: text} of all that is rendered.
     """
     hosts = HOSTS if hosts is None else hosts
-    result = folder / "result.json"
     (folder / "templates").symlink_to(ROLE / "templates")
     play = {
         "name": "Work it out", "hosts": host, "gather_facts": False,
@@ -52,9 +51,8 @@ def work_out(folder, names, variables=None, hosts=None, host="a1", found=None, o
             **HOST,
         },
         "tasks": [{
-            "name": "Write it down", "ansible.builtin.copy": {
-                "dest": str(result), "mode": "0600",
-                "content": "{{ {" + ", ".join(f"'{name}': __clickhouse_db_{name}" for name in names) + "} | to_json }}",
+            "name": "Tell it", "ansible.builtin.debug": {
+                "msg": "{{ {" + ", ".join(f"'{name}': __clickhouse_db_{name}" for name in names) + "} | to_json }}",
             },
         }],
     }
@@ -69,5 +67,7 @@ def work_out(folder, names, variables=None, hosts=None, host="a1", found=None, o
         },
         "vars": yaml.safe_load((ROLE / "defaults/main.yml").read_text()),
     }}))
-    run_playbook(folder, play, None, "-i", str(inventory)).ok()
-    return json.loads(result.read_text())
+    told = {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
+    run = run_playbook(folder, play, None, "-i", str(inventory), environment=told).ok()
+    task = json.JSONDecoder().raw_decode(run.output, run.output.index("{\n"))[0]["plays"][0]["tasks"][0]
+    return json.loads(task["hosts"][host]["msg"])
