@@ -538,6 +538,31 @@ def test_two_at_once_take_turns(postgres, database, backup, slow_dump):
     assert len(folders(backup)) == 2
 
 
+def test_a_rename_that_fails_is_taken_back_where_each_statement_commits_alone(postgres, database, backup, monkeypatch):
+    """As on YugabyteDB: there the database has its new name already when the copy cannot get the old one."""
+    backup(databases=[database])
+    postgres.query("CREATE TABLE since ()", database=database)
+    query, renamed = PostgresBackup._query, []
+
+    def alone(self, sql, values=None):
+        if " RENAME TO " not in sql or "; " not in sql:
+            return query(self, sql, values)
+        end_sessions, first, _second = sql.rsplit("; ", 2)
+        query(self, end_sessions, values)
+        query(self, first.replace("%%", "%"))
+        renamed.append(self.exists(database))
+        raise psycopg2.errors.ObjectInUse("somebody has come in between")
+
+    monkeypatch.setattr(PostgresBackup, "_query", alone)
+    with pytest.raises(ModuleFailed, match="somebody has come in between"):
+        backup("restored", replace=True)
+    assert renamed and not any(renamed)
+    assert postgres.query("SELECT to_regclass('since') IS NOT NULL", database=database) == [(True,)]
+    monkeypatch.undo()
+    backup("restored", replace=True)
+    assert postgres.query("SELECT to_regclass('since') IS NOT NULL", database=database) == [(False,)]
+
+
 def test_a_restore_that_breaks_off_leaves_no_copy(postgres, database, backup):
     made = backup(databases=[database])["backup"]
     forge(made, next(Path(made["path"]).glob("*.dump")).read_bytes()[:-3000])

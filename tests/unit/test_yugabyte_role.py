@@ -267,3 +267,16 @@ def test_missing_nodes_are_those_that_the_cluster_does_without():
     masters = [member("db1", "LEADER"), member("db2", "UNREACHABLE"), member("db3", "FOLLOWER")]
     assert evaluate("__yugabyte_db_missing", {"cluster": {"masters": masters, "tservers": living}}) == ["db3", "db2"]
     assert evaluate("__yugabyte_db_missing") == []
+
+
+@pytest.mark.parametrize(("waited", "found"), [
+    ({"rc": 0, "stdout_lines": ["try: 1, refid: 1, correction: 0.01"]}, True),
+    ({"rc": 1, "stdout_lines": ["try: 120, refid: 0, correction: 0.00"]}, False),
+    ({"rc": 127, "stdout_lines": []}, False),
+])
+def test_a_clock_that_was_not_set_right_is_refused(waited, found):
+    task = named("install_chrony", "It has found the time")
+    assert passes(task, __yugabyte_db_waited=waited) is found
+    said = text(task["ansible.builtin.assert"]["fail_msg"], __yugabyte_db_waited=waited)
+    assert "chrony on db1 has not found the time" in said and "UDP port 123" in said
+    assert (waited["stdout_lines"] or ["chronyc waitsync said nothing"])[0] in said
