@@ -559,7 +559,7 @@ def test_a_rename_that_fails_is_taken_back_where_each_statement_commits_alone(po
     assert renamed and not any(renamed)
     assert postgres.query("SELECT to_regclass('since') IS NOT NULL", database=database) == [(True,)]
     monkeypatch.undo()
-    backup("restored", replace=True)
+    backup("restored", replace=True, suffix="_2")
     assert postgres.query("SELECT to_regclass('since') IS NOT NULL", database=database) == [(False,)]
 
 
