@@ -16,6 +16,7 @@ import pytest
 from ansible_collections.frameworks.database.plugins.module_utils.backup_clickhouse import ClickHouseBackup
 from support.clickhouse import ClickHouseServer, user_xml
 from support.modules import ModuleFailed, run_module
+from support.ports import plain_http
 from support.schema import CLICKHOUSE_INIT, statements
 
 READER = "reader"
@@ -374,13 +375,17 @@ def test_check_mode_on_a_host_without_a_server_is_no_failure(backup):
 
 
 @pytest.mark.parametrize("options, said", [
-    ({"tls": True}, "does not complete the TLS handshake"), ({"login_host": "no.such.invalid"}, "cannot be resolved"),
+    ({"login_host": "no.such.invalid"}, "cannot be resolved"), ({"login_password": "wrong"}, "refuses user"),
     ({"tls": True, "ca_cert": "/nowhere/ca.crt"}, "/nowhere/ca.crt. cannot be used"),
-    ({"login_password": "wrong"}, "refuses user"),
 ])
 def test_check_mode_fails_for_a_login_that_will_not_do(backup, options, said):
     with pytest.raises(ModuleFailed, match=said):
         backup(databases=["d"], check=True, **options)
+
+
+def test_check_mode_fails_for_tls_to_a_server_without(backup):
+    with plain_http() as port, pytest.raises(ModuleFailed, match="does not complete the TLS handshake"):
+        backup(databases=["d"], check=True, tls=True, login_port=port)
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """schema_apply on both engines: order, exactly once, refusals, plan, adoption, repair, drift."""
 
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from ansible_collections.frameworks.database.plugins.module_utils import clickhouse as clickhouse_module
 from support.clickhouse import user_xml
 from support.modules import ModuleFailed
+from support.ports import plain_http
 from support.scripts import ScriptSet, in_child
 
 
@@ -354,15 +354,9 @@ def test_a_check_fails_where_no_task_would_help(engine, made):
     postgresql = engine.name == "postgresql"
     if postgresql:
         said = made.refused(check=True, ssl_mode="require")
-    else:  # the embedded engine may crash on a handshake, so it is another plain server
-        with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
-            try:
-                said = made.refused(check=True, tls=True, login_port=server.server_port)
-            finally:
-                server.shutdown()
-                thread.join()
+    else:
+        with plain_http() as port:
+            said = made.refused(check=True, tls=True, login_port=port)
     assert ("set ssl_mode to disable" if postgresql else "set tls to false") in said
     if postgresql:  # who makes objects for another is the administrator, whom postgres_user needs already
         for wrong in ({"login_password": "of tomorrow"}, {"login_user": "nobody"}):

@@ -1,8 +1,11 @@
 """Free TCP ports on loopback."""
 
+import contextlib
 import secrets
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 # Below those that the system gives to connections, which could take one between its choice and its use.
 _RANGE = range(15000, 32000)
@@ -27,6 +30,19 @@ def is_free(port):
         except OSError:
             return False
     return True
+
+
+@contextlib.contextmanager
+def plain_http():
+    """The port of a server that knows no TLS, in place of the embedded ClickHouse: a handshake may end that engine."""
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def wait_for(condition, what, seconds=30.0, alive=lambda: True):
