@@ -17,7 +17,7 @@ from pathlib import Path
 from . import Fatal, rpc, settings
 from .flags import known, parse, true
 
-HEARTBEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 0.6
 PORTS = {"master": (7100, 7000), "tserver": (9100, 9000)}
 
 
