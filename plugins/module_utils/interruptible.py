@@ -14,29 +14,31 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # the latter is the end of the opera
 
 
 @contextlib.contextmanager
+def _handled(handler):
+    before = {number: signal.signal(number, handler) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextlib.contextmanager
 def interruptible():
     """Let SIGTERM and SIGHUP unwind the stack, so that `finally` cleans up."""
     def leave(number, frame):
         raise SystemExit(f"ended by signal {number}")
 
-    before = {number: signal.signal(number, leave) for number in _SIGNALS}
-    try:
+    with _handled(leave):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def _held():
     """Let the signals wait for the end of the block."""
     waiting = []
-    before = {number: signal.signal(number, lambda number, frame: waiting.append(number)) for number in _SIGNALS}
-    try:
+    with _handled(lambda number, frame: waiting.append(number)):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     for number in waiting:
         signal.raise_signal(number)
 

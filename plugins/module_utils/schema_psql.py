@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 
-from .interruptible import interruptible
+from .interruptible import interruptible, program
 from .postgres_programs import environment, password_file
 from .schema_plan import now
 from .schema_scan import ScriptFailed
@@ -62,16 +62,17 @@ def apply_with_psql(backend, script, scan):
             f"{backend.become_owner()};\nBEGIN;\n\\i {path}\n{backend.row_sql(row)};\nCOMMIT;\n"
             f"\\else\n\\echo {_NOT_OURS}\n\\endif\n"
         )
-        done = subprocess.run(
-            [_psql(), "-X", "-q", "--no-password", "-v", "ON_ERROR_STOP=1", "-f", "-"], input=wrapper, text=True,
-            capture_output=True, check=False,
+        with program(
+            [_psql(), "-X", "-q", "--no-password", "-v", "ON_ERROR_STOP=1", "-f", "-"], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={**environment(backend.params, backend.context.database, passfile), "PGCLIENTENCODING": "UTF8"},
-        )
-    if done.returncode:
-        failure = _failure(backend, script, done.stderr.strip())
+        ) as psql:
+            said, complaints = psql.communicate(wrapper)
+    if psql.returncode:
+        failure = _failure(backend, script, complaints.strip())
         backend.record(backend.context.entry(script, None, "failed", 0, started, error=str(failure)))
         raise failure
-    if done.stdout == f"{_NOT_OURS}\n":
+    if said == f"{_NOT_OURS}\n":
         raise ScriptFailed(script, "psql reached a server on which this run does not hold its lock, and did nothing")
     entry = (backend.ledger.read()[0] or {}).get(script.name)
     if entry is None or (entry.status, entry.checksum) != (row.status, row.checksum):
