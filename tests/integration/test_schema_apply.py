@@ -1,13 +1,11 @@
 """schema_apply on both engines: order, exactly once, refusals, plan, adoption, repair, drift."""
 
-import threading
-
 import pytest
 from ansible_collections.frameworks.database.plugins.module_utils import clickhouse as clickhouse_module
 from support.clickhouse import user_xml
 from support.modules import ModuleFailed
-from support.ports import plain_http
-from support.scripts import ScriptSet, in_child
+from support.ports import plain_http, wait_for
+from support.scripts import ScriptSet, begin_in_child
 
 
 class Engine:
@@ -378,11 +376,8 @@ def test_many_small_scripts(engine, made):
 
 
 def test_two_processes_at_once_apply_everything_once(engine, made):
-    import concurrent.futures
-
     made.files({f"V{n}__t.sql": engine.create(f"t{n}") + f"; INSERT INTO t{n} VALUES ({n});" for n in range(1, 9)})
-    with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        results = list(pool.map(lambda _n: in_child(made.apply), range(3)))
+    results = [result() for result in [begin_in_child(made.apply) for _number in range(3)]]
     assert not [result for result in results if "error" in result]
     assert sorted(len(result["applied"]) for result in results) == [0, 0, 8]
     assert {str(engine.query(f"SELECT count(*) FROM t{n}")[0][0]) for n in range(1, 9)} == {"1"}
@@ -391,15 +386,10 @@ def test_two_processes_at_once_apply_everything_once(engine, made):
 def test_waiting_ends_and_names_the_holder(engine, made):
     slow = "SELECT pg_sleep(4)" if engine.name == "postgresql" else "SELECT sleep(3)"
     made.write(V1__a=slow)
-    import time
-
-    first = threading.Thread(target=lambda: in_child(made.apply))
-    first.start()
-    deadline = time.monotonic() + 20
-    while not made.apply(check=True)["lock_holder"]:
-        assert time.monotonic() < deadline
+    first = begin_in_child(made.apply)
+    wait_for(lambda: made.apply(check=True)["lock_holder"], "the first run holds the lock")
     said = made.refused(lock_timeout=0)
-    first.join()
+    assert first()["applied"] == ["V1__a.sql"]
     assert "still holds" in said
     assert "tester" in said or engine.login["login_user"] in said
 

@@ -17,7 +17,7 @@ from ansible_collections.frameworks.database.plugins.module_utils import postgre
 from support.clickhouse import ClickHouseServer
 from support.ports import wait_for
 from support.postgres import PostgresServer
-from support.scripts import HOLD, ScriptSet, in_child
+from support.scripts import HOLD, ScriptSet, begin_in_child, in_child
 
 
 @pytest.fixture
@@ -358,12 +358,9 @@ def test_transient_errors_do_not_last_for_ever(yugabyte, query, monkeypatch):
 
 def dies_in_the_middle(made, kill):
     """Apply in a process of its own, call kill() while the script's slow statement runs. The first run's result."""
-    results = []
-    run = threading.Thread(target=lambda: results.append(in_child(made.apply)))
-    run.start()
+    result = begin_in_child(made.apply)
     kill()
-    run.join()
-    return results[0]
+    return result()
 
 
 def sleeping(server):
@@ -508,13 +505,10 @@ def test_a_run_that_loses_its_lease_stops(request, engine, monkeypatch):
 
 @pytest.mark.parametrize("engine", ["yugabytedb", "clickhouse"])
 def test_two_runs_with_a_lease_apply_everything_once(request, engine):
-    import concurrent.futures
-
     made = request.getfixturevalue("yugabyte" if engine == "yugabytedb" else "made_clickhouse")
     end = "" if engine == "yugabytedb" else " ENGINE = Memory"
     made.files({f"V{n}__t.sql": f"CREATE TABLE t{n} (n int){end}; INSERT INTO t{n} VALUES ({n});" for n in range(1, 6)})
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _n: in_child(made.apply), range(4)))
+    results = [result() for result in [begin_in_child(made.apply) for _number in range(4)]]
     assert not [result for result in results if "error" in result]
     assert sorted(len(result["applied"]) for result in results) == [0, 0, 0, 5]
 

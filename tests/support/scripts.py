@@ -43,8 +43,13 @@ class ScriptSet:
         raise AssertionError(f"the module did not fail: {result}")
 
 
-def in_child(action, timeout=60):
-    """Run `action()` in a forked process. Its result, or the negative number of the signal that ended it."""
+def begin_in_child(action, timeout=60):
+    """Begin to run `action()` in a forked process, which is ended after `timeout` seconds.
+
+    Returns a function that waits for its end and gives its result, the error as {"error": text}, or the negative
+    number of the signal that ended it. To be called while no other thread is at work: a lock that one holds in the
+    moment of the fork, of OpenSSL's for instance, is never released in the child.
+    """
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
@@ -60,12 +65,19 @@ def in_child(action, timeout=60):
         finally:
             os._exit(status)
     os.close(writing)
-    with os.fdopen(reading) as stream:
-        said = stream.read()
-    _pid, status = os.waitpid(pid, 0)
-    if os.WIFSIGNALED(status):
-        return -os.WTERMSIG(status)
-    return json.loads(said)
+
+    def result():
+        with os.fdopen(reading) as stream:
+            said = stream.read()
+        _pid, status = os.waitpid(pid, 0)
+        return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else json.loads(said)
+
+    return result
+
+
+def in_child(action, timeout=60):
+    """What `action()` gives in a forked process, as the function of begin_in_child() says it."""
+    return begin_in_child(action, timeout)()
 
 
 class Reaper:
