@@ -110,6 +110,16 @@ def test_a_setting_that_comes_with_an_upgrade_is_looked_up_in_the_new_release(ma
         assert "a_new_one'" not in run.output
 
 
+def test_an_archive_that_was_not_meant_is_not_unpacked(machine):
+    variables = {**ALONE, **release(machine, "25.8.3.66", []), "clickhouse_db_tls": False}
+    sums = variables["clickhouse_db_archive_sha256"]
+    variables["clickhouse_db_archive_sha256"] = {**sums, "clickhouse-server": "0" * 64}
+    run = machine.playbook(phases("probe", "install"), {**variables, "clickhouse_db_archive": machine.folder})
+    says = f"has the SHA-256 {sums['clickhouse-server']}, clickhouse_db_archive_sha256 says {'0' * 64}"
+    assert run.code and says in " ".join(run.output.split())
+    assert machine.run("ls", "/opt/clickhouse").stdout == ""
+
+
 def test_an_authority_is_made_once_and_its_key_is_encrypted(tmp_path):
     playbook = ROLE.parents[1] / "playbooks/clickhouse_authority.yml"
     inventory = tmp_path / "inventory.json"
