@@ -1,21 +1,17 @@
 """The role postgres_user, run by ansible-playbook against a real PostgreSQL."""
 
 import json
-import os
-import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support.playbooks import CONTROLLER, ROOT
 
-ROOT = Path(__file__).parents[2]
 PASSWORD = "it's \"quoted\" $HOME %s @:/ \\ {{ gehëim"
 
 
 @pytest.fixture
 def play(postgres, unique, tmp_path):
-    """Run the role with variables of a user and database of the test's own; returns the finished process."""
+    """Run the role with variables of a user and database of the test's own; returns a Run."""
     playbook = tmp_path / "play.yml"
     playbook.write_text(
         "- hosts: localhost\n  gather_facts: false\n  roles: [frameworks.database.postgres_user]\n"
@@ -36,11 +32,7 @@ def play(postgres, unique, tmp_path):
             for name, value in {**base, **variables}.items()
         )
         inventory.write_text(f"all:\n  hosts:\n    localhost:\n  vars:\n{values}".replace("        ", "    "))
-        return subprocess.run(
-            [Path(sys.executable).parent / "ansible-playbook", "-i", inventory, playbook, *options],
-            cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"},
-        )
+        return CONTROLLER.run(ROOT, "-i", inventory, playbook, *options)
 
     yield run
     postgres.query(f"DROP DATABASE IF EXISTS {unique} WITH (FORCE)")
@@ -49,8 +41,7 @@ def play(postgres, unique, tmp_path):
 
 
 def changed(done):
-    assert done.returncode == 0, done.stdout + done.stderr
-    return int(re.search(r"changed=(\d+)", done.stdout).group(1))
+    return done.ok().count("changed")
 
 
 def test_the_application_gets_all_it_needs(play, postgres, unique):
@@ -63,10 +54,10 @@ def test_the_application_gets_all_it_needs(play, postgres, unique):
     postgres.query("INSERT INTO by_admin DEFAULT VALUES", **as_user)
     again = play("-vvv", "--diff", postgres_user_password=PASSWORD, postgres_user_validate=True)
     assert changed(again) == 0
-    for text in (first.stdout + first.stderr, again.stdout + again.stderr):
+    for text in (first.output, again.output):
         for secret in (PASSWORD, "gehëim", "quoted", postgres.password, "SCRAM-SHA-256$"):
             assert secret not in text, secret
-    assert "PASSWORD '********'" in first.stdout
+    assert "PASSWORD '********'" in first.output
 
 
 def test_a_rotated_password(play, postgres, unique):
@@ -87,15 +78,15 @@ def test_a_rotated_password(play, postgres, unique):
 ])
 def test_what_is_wrong_is_named(play, variables, said):
     done = play("-vvv", **variables)
-    assert done.returncode == 2
-    assert said in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
-    assert "secret words" not in done.stdout + done.stderr
+    assert done.code == 2
+    assert said in done.output
+    assert "Traceback" not in done.output
+    assert "secret words" not in done.output
 
 
 def test_validation_fails_where_a_user_cannot_log_in(play, unique):
     users = [{"name": f"{unique}_user", "password": "secret words", "valid_until": "2001-01-01"}]
     done = play("-v", postgres_user_password="x", postgres_user_users=users, postgres_user_validate=True)
-    assert done.returncode == 2
-    assert f"item={unique}_user" in done.stdout
-    assert "secret words" not in done.stdout
+    assert done.code == 2
+    assert f"item={unique}_user" in done.output
+    assert "secret words" not in done.output

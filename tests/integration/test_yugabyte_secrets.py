@@ -1,6 +1,5 @@
 """playbooks/secrets.yml, and what playbooks/staging.yml refuses before it reaches any host."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -8,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.playbooks import ROOT, Run
+from support.playbooks import CONTROLLER, ROOT
 
 BIN = Path(sys.executable).parent
 
@@ -25,23 +24,23 @@ class Environment:
 
     def run(self, playbook, *options, password=True):
         path = ROOT / "playbooks" / playbook
-        return self._run("ansible-playbook", "-i", self.folder, path, *options, password=password)
+        vault = ["--vault-password-file", self.password] if password else []
+        return CONTROLLER.run(ROOT, "-i", self.folder, path, *options, *vault)
 
-    def _run(self, program, *options, password=True):
-        done = subprocess.run(
-            [BIN / program, *options, *(["--vault-password-file", self.password] if password else [])], cwd=ROOT,
-            text=True, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
-        )
-        return Run(done.returncode, done.stdout)
+    def _vault(self, what):
+        """What ansible-vault prints when it is asked to `view`, or to `encrypt`, the file of the secrets."""
+        return subprocess.run(
+            [BIN / "ansible-vault", what, self.vault, "--vault-password-file", self.password], cwd=ROOT, text=True,
+            check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        ).stdout
 
     def secrets(self):
-        return self._run("ansible-vault", "view", self.vault).ok().output
+        return self._vault("view")
 
     def edit(self, change):
         text = change(self.secrets())
         self.vault.write_text(text)
-        self._run("ansible-vault", "encrypt", self.vault).ok()
+        self._vault("encrypt")
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,22 @@
 """Run ansible-playbook as an operator would, on this machine, with files only in the test's own folder."""
 
+import atexit
 import json
 import os
 import re
+import select
+import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+BYTECODE = Path(__file__).with_name("bytecode")
+PROGRAM = Path(sys.executable).with_name("ansible-playbook")
 HOST = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
 
 
@@ -40,17 +46,56 @@ def role_play(role, tasks_from=None, **options):
     }
 
 
-def run_playbook(folder, play, variables=None, *options, environment=None, timeout=300):
-    """Run `play`, a dictionary or the path of a playbook, with `variables` as those of the one host. Returns a Run."""
+def environment():
+    """The environment of the runs."""
+    path = os.pathsep.join(filter(None, [str(BYTECODE), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "PYTHONPATH": path}
+
+
+class Controller:
+    """A process that has imported Ansible and forks for each run; begun at the first one."""
+
+    def __init__(self):
+        self._process = None
+
+    def close(self):
+        """End it."""
+        if self._process is not None:
+            self._process.communicate()
+            self._process = None
+
+    def run(self, folder, *arguments, timeout=300):
+        """Run ansible-playbook with `arguments` in `folder`. Returns a Run; at TimeoutExpired no process is left."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, Path(__file__).with_name("controller.py")], text=True, env=environment(),
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+            )
+        with tempfile.NamedTemporaryFile("r") as output:
+            order = [str(folder), [*map(str, (PROGRAM, *arguments))], environment(), output.name]
+            print(json.dumps(order), file=self._process.stdin, flush=True)
+            if not select.select([self._process.stdout], [], [], timeout)[0]:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process = None
+                raise subprocess.TimeoutExpired(arguments, timeout, output.read())
+            return Run(int(self._process.stdout.readline()), output.read())
+
+
+CONTROLLER = Controller()
+atexit.register(CONTROLLER.close)
+
+
+def write_playbook(folder, play, variables=None):
+    """Write the inventory of the one host with `variables`, and `play` where it is a dictionary. Their paths."""
     inventory, playbook = folder / "hosts.json", play
     inventory.write_text(json.dumps({"all": {"hosts": {"test": {**HOST, **(variables or {})}}}}))
     if isinstance(play, dict):
         playbook = folder / "play.yml"
         playbook.write_text(yaml.safe_dump([play], allow_unicode=True))
-    program = Path(sys.executable).with_name("ansible-playbook")
-    done = subprocess.run(
-        [program, "-i", inventory, playbook, *options], cwd=folder, text=True, check=False, timeout=timeout,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", **(environment or {})},
-    )
-    return Run(done.returncode, done.stdout)
+    return inventory, playbook
+
+
+def run_playbook(folder, play, variables=None, *options, timeout=300):
+    """Run `play`, a dictionary or the path of a playbook, with `variables` as those of the one host. Returns a Run."""
+    inventory, playbook = write_playbook(folder, play, variables)
+    return CONTROLLER.run(folder, "-i", inventory, playbook, *options, timeout=timeout)

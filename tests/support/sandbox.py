@@ -4,7 +4,6 @@ It is the machine's own file system under an overlay in memory, with its own net
 free), its own processes (which end with it) and no init. It takes root and the right to mount; `available()` says.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .playbooks import ROOT, Run
+from .playbooks import PROGRAM, ROOT, Run, environment, write_playbook
 
 SETUP = """
 set -e
@@ -68,7 +67,7 @@ class Sandbox:
         self._seen = [ROOT, *map(Path, seen)]
         self._base = Path(tempfile.mkdtemp(prefix="sandbox-"))
         self._network = network
-        self._process = self._first = None
+        self._process = self._first = self._outside = None
 
     def start(self):
         """Make it. Returns self; RuntimeError where that does not work."""
@@ -84,6 +83,7 @@ class Sandbox:
             raise RuntimeError(f"the sandbox does not start: {said}{self._process.stdout.read()}")
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         self._first = children[0]
+        self._outside = Path(f"/proc/{self._first}/root{self.folder}")
         return self
 
     def run(self, *command, check=True, timeout=300, environment=None, **options):
@@ -112,18 +112,15 @@ class Sandbox:
 
     def write(self, name, text):
         """Write a file into `folder`; its path in the sandbox."""
-        self.python(f"import pathlib; pathlib.Path({name!r}).write_text({text!r})")
+        (self._outside / name).write_text(text)
         return f"{self.folder}/{name}"
 
     def playbook(self, play, variables=None, *options):
         """Run `play` as tests.support.playbooks does, but in the sandbox. Returns a Run."""
-        statements = (
-            "import json, pathlib, sys\nfrom support.playbooks import run_playbook\n"
-            f"play, variables, options = json.loads({json.dumps(json.dumps([play, variables, options]))})\n"
-            "run = run_playbook(pathlib.Path.cwd(), play, variables, *options)\n"
-            "print(json.dumps([run.code, run.output]))"
-        )
-        return Run(*json.loads(self.python(statements, timeout=600).splitlines()[-1]))
+        inside = [Path(self.folder, one.name) if one.parent == self._outside else one
+                  for one in write_playbook(self._outside, play, variables)]
+        done = self.run(PROGRAM, "-i", *inside, *options, check=False, timeout=600, environment=environment())
+        return Run(done.returncode, done.stdout)
 
     def close(self):
         """End every process in it and forget everything."""
