@@ -4,9 +4,11 @@ On a real apt, with a repository of packages that hold next to nothing.
 """
 
 import configparser
+import contextlib
 import json
 
 import pytest
+from support import apt_repository
 from support import sandbox as sandboxes
 from support.clickhouse_config import CLUSTER, FOUND, ROLE
 
@@ -20,20 +22,45 @@ print(json.dumps({{str(one): hashlib.sha256(one.read_bytes()).hexdigest() if one
 """
 
 
-@pytest.fixture
-def machine():
-    """A Sandbox that knows no repository yet. `machine.keys` are the fingerprints of its key.asc and other.asc."""
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """(The folder of a repository, the fingerprints of its key.asc and other.asc)."""
+    folder = tmp_path_factory.mktemp("repository")
+    return folder, apt_repository.main(folder)
+
+
+@contextlib.contextmanager
+def new_machine(repository):
+    """A Sandbox that knows no repository yet, and has one in its folder, whose keys are `machine.keys`."""
     reason = sandboxes.available()
     if reason:
         pytest.skip(reason)
-    sandbox = sandboxes.Sandbox()
+    folder, keys = repository
+    sandbox = sandboxes.Sandbox([folder])
     try:
-        sandbox.start().run("sh", "-c", "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /var/lib/apt/lists/*")
-        made = sandbox.python("import pathlib, support.apt_repository as made; made.main(pathlib.Path.cwd())")
-        sandbox.keys = json.loads(made)
+        sandbox.start().run(
+            "sh", "-c", "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /var/lib/apt/lists/* && "
+            f"cp -r {folder}/deb {folder}/*.asc .",
+        )
+        sandbox.keys = keys
         yield sandbox
     finally:
         sandbox.close()
+
+
+@pytest.fixture
+def machine(repository):
+    """A machine of the test's own."""
+    with new_machine(repository) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def served(repository):
+    """A machine where the release is installed; but for the last one, its tests leave it so."""
+    with new_machine(repository) as sandbox:
+        install(sandbox).ok()
+        yield sandbox
 
 
 def install(machine, *phases, packages="deb", **variables):
@@ -42,6 +69,8 @@ def install(machine, *phases, packages="deb", **variables):
     play = {
         "name": "Install", "hosts": "all", "gather_facts": False,
         "vars_files": [str(ROLE / "vars/server.yml")],
+        # How patient Ansible is with a mirror is not looked at here: half a minute.
+        "module_defaults": {"ansible.builtin.apt": {"update_cache_retries": 1}},
         "tasks": [
             {"name": task, "ansible.builtin.include_role": {
                 "name": "frameworks.database.clickhouse_db", "tasks_from": f"server/{task}.yml",
@@ -65,19 +94,12 @@ def installed(machine):
     return {row[0]: tuple(row[1:]) for row in (line.split() for line in shown.splitlines()) if len(row) == 3}
 
 
-def test_the_release_is_installed_as_declared_and_held(machine):
-    install(machine).ok()
-    assert installed(machine) == dict.fromkeys(
+def test_the_release_is_installed_as_declared_and_held(served):
+    assert installed(served) == dict.fromkeys(
         ("clickhouse-common-static", "clickhouse-server", "clickhouse-client"), ("25.8.3.66", "hold")
     )
-    upgrade = machine.run("apt-get", "-s", "upgrade").stdout
+    upgrade = served.run("apt-get", "-s", "upgrade").stdout
     assert "clickhouse" in upgrade and "Inst clickhouse" not in upgrade
-
-
-def test_another_release_is_installed_although_they_are_held(machine):
-    install(machine).ok()
-    install(machine, clickhouse_db_version="25.8.4.13").ok()
-    assert set(installed(machine).values()) == {("25.8.4.13", "hold")}
 
 
 def test_a_fingerprint_may_be_written_with_blanks_and_in_lower_case(machine):
@@ -123,18 +145,17 @@ def test_the_proxy_is_for_this_repository_alone_and_goes_when_it_is_taken_out(ma
     assert install(machine, "repository").ok().count("changed") == 0
 
 
-def test_another_key_reaches_a_host_that_has_one(machine):
-    install(machine).ok()
+def test_another_key_reaches_a_host_that_has_one(served):
     other = {
-        "clickhouse_db_repository_key": f"{machine.folder}/other.asc",
-        "clickhouse_db_repository_key_fingerprint": machine.keys["other"],
+        "clickhouse_db_repository_key": f"{served.folder}/other.asc",
+        "clickhouse_db_repository_key_fingerprint": served.keys["other"],
     }
-    install(machine, "repository", **other).ok()
-    assert machine.run("cat", KEY).stdout == machine.run("cat", "other.asc").stdout
-    assert install(machine, "repository", **other).ok().count("changed") == 0
-    machine.run("rm", KEY)
-    install(machine, "repository").ok()
-    assert machine.run("cat", KEY).stdout == machine.run("cat", "key.asc").stdout
+    install(served, "repository", **other).ok()
+    assert served.run("cat", KEY).stdout == served.run("cat", "other.asc").stdout
+    assert install(served, "repository", **other).ok().count("changed") == 0
+    served.run("rm", KEY)
+    install(served, "repository").ok()
+    assert served.run("cat", KEY).stdout == served.run("cat", "key.asc").stdout
 
 
 def test_dnf_checks_the_index_with_a_key_that_was_held_to_its_fingerprint(machine):
@@ -158,10 +179,14 @@ def test_dnf_checks_the_index_with_a_key_that_was_held_to_its_fingerprint(machin
     assert machine.run("stat", "-c", "%a", DNF_SOURCE).stdout == "600\n"
 
 
-def test_packages_that_somebody_has_freed_are_held_again(machine):
-    install(machine).ok()
-    assert install(machine, "probe", "install").ok().output.count("Hold them") == 0
-    machine.run("apt-mark", "unhold", "clickhouse-server")
-    install(machine, "probe", "install").ok()
-    assert set(installed(machine).values()) == {("25.8.3.66", "hold")}
-    assert install(machine, "probe", "install").ok().count("changed") == 0
+def test_packages_that_somebody_has_freed_are_held_again(served):
+    assert install(served, "probe", "install").ok().output.count("Hold them") == 0
+    served.run("apt-mark", "unhold", "clickhouse-server")
+    install(served, "probe", "install").ok()
+    assert set(installed(served).values()) == {("25.8.3.66", "hold")}
+    assert install(served, "probe", "install").ok().count("changed") == 0
+
+
+def test_another_release_is_installed_although_they_are_held(served):
+    install(served, clickhouse_db_version="25.8.4.13").ok()
+    assert set(installed(served).values()) == {("25.8.4.13", "hold")}

@@ -1,15 +1,11 @@
-"""A signed apt repository of packages that hold next to nothing, in a folder: python -m support.apt_repository FOLDER.
+"""A signed apt repository of packages that hold next to nothing, in a folder.
 
 Below FOLDER: deb/ (the repository, suites lts and stable), key.asc (what signs it), other.asc (a key that does not).
-Prints the fingerprints of both keys as JSON. For a machine with dpkg-deb and gpg.
+For a machine with dpkg-deb and gpg.
 """
 
 import hashlib
-import json
-import os
 import subprocess
-import sys
-from pathlib import Path
 
 VERSIONS = ("25.8.3.66", "25.8.4.13")
 COMMON = "clickhouse-common-static (= {version})"
@@ -57,7 +53,7 @@ def package(pool, name, version):
 
 
 def main(folder):
-    """Write all of it."""
+    """Write all of it; {name: fingerprint} of the keys."""
     home, deb = folder / "gnupg", folder / "deb"
     home.mkdir(mode=0o700)
     keys = {name: key(str(home), name, folder / f"{name}.asc") for name in ("key", "other")}
@@ -73,9 +69,4 @@ def main(folder):
         )
         (where / "InRelease").write_text(gpg(str(home), "--local-user", "key", "--clearsign", input=release))
     subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
-    print(json.dumps(keys))
-
-
-if __name__ == "__main__":
-    os.umask(0o022)
-    main(Path(sys.argv[1]))
+    return keys
