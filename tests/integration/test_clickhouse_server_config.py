@@ -27,6 +27,7 @@ if not result:
     sys.exit(1)
 print(ctypes.string_at(engine.chdb_result_buffer(result), engine.chdb_result_length(result)).decode())
 """
+END = "end_of_the_rows"
 
 
 class Place:
@@ -55,14 +56,30 @@ class Place:
             "<profile>default</profile><quota>default</quota></default></users></clickhouse>"
         )
 
-    def local(self, query):
-        """The rows of a query under this configuration. The engine logs in to itself as `default`, if it is there."""
+    def local(self, *queries):
+        """The rows of each query under this configuration. The engine logs in to itself as `default`, if it is there.
+
+        With Keepers it ends five seconds later: it waits for them before it looks for them again.
+        """
+        words = f" FORMAT JSONEachRow; SELECT '{END}' AS {END} FORMAT JSONEachRow; "
         done = subprocess.run(
             [sys.executable, "-c", LOCAL, str(library()), f"--config-file={self.etc}/config.xml",
-             "--query", f"{query} FORMAT JSONEachRow"], capture_output=True, text=True, check=False, cwd=self.data,
+             "--query", "".join(query + words for query in queries)],
+            capture_output=True, text=True, check=False, cwd=self.data,
         )
         assert done.returncode == 0 and "Exception" not in done.stderr, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines() if line]
+        found = [[]]
+        for row in (json.loads(line) for line in done.stdout.splitlines() if line):
+            if END in row:
+                found.append([])
+            else:
+                found[-1].append(row)
+        assert len(found) == len(queries) + 1, done.stdout
+        return found[:-1]
+
+    def rendered(self, name):
+        """The root of a file below config.d."""
+        return ElementTree.fromstring(self.result["texts"][f"{self.etc}/config.d/{name}.xml"])
 
 
 @pytest.fixture(scope="module")
@@ -76,34 +93,53 @@ def place(tmp_path_factory):
     )
 
 
-def test_the_engine_takes_settings_cluster_and_macros_as_declared(place):
-    settings = {row["name"]: row["value"] for row in place.local("SELECT name, value FROM system.server_settings")}
+@pytest.fixture(scope="module")
+def engine(place):
+    """{query: rows} of all that the tests ask about `place`, by one start of the engine."""
+    queries = [
+        SETTINGS, MERGE_TREE, MEMBERS, DEFAULT_CLUSTER, MACROS, DISKS, USERS, GRANTS, RELOADED, span_log_table(place),
+    ]
+    return dict(zip(queries, place.local(*queries)))
+
+
+SETTINGS = "SELECT name, value FROM system.server_settings"
+RELOADED = "SELECT name FROM system.server_settings WHERE changeable_without_restart != 'No'"
+MERGE_TREE = "SELECT value FROM system.merge_tree_settings WHERE name = 'max_suspicious_broken_parts'"
+MEMBERS = "SELECT shard_num, replica_num, host_name, port FROM system.clusters WHERE cluster = 'fw' ORDER BY ALL"
+DEFAULT_CLUSTER = "SELECT 1 FROM system.clusters WHERE cluster = 'default'"
+MACROS = "SELECT * FROM system.macros"
+DISKS = "SELECT type, path FROM system.disks WHERE name = 'backups'"
+USERS = "SELECT * FROM system.users"
+GRANTS = "SELECT access_type FROM system.grants WHERE user_name = 'admin'"
+
+
+def span_log_table(place):
+    """The engine's reading of a table whose engine is that of opentelemetry_span_log."""
+    engine = place.rendered("frameworks").findtext("opentelemetry_span_log/engine")
+    return f"SELECT formatQuery('CREATE TABLE t (finish_date Date, finish_time_us UInt64) {engine}') AS q"
+
+
+def test_the_engine_takes_settings_cluster_and_macros_as_declared(place, engine):
+    settings = {row["name"]: row["value"] for row in engine[SETTINGS]}
     assert settings["max_concurrent_queries"] == "77" and settings["background_pool_size"] == "3"
     assert settings["max_server_memory_usage_to_ram_ratio"].startswith("0.8")
-    assert place.local("SELECT value FROM system.merge_tree_settings WHERE name = 'max_suspicious_broken_parts'") == [
-        {"value": "5"}
-    ]
-    assert place.local(
-        "SELECT shard_num, replica_num, host_name, port FROM system.clusters WHERE cluster = 'fw' ORDER BY ALL"
-    ) == [
+    assert engine[MERGE_TREE] == [{"value": "5"}]
+    assert engine[MEMBERS] == [
         {"shard_num": 1 + (number > 1), "replica_num": 1 + number % 2, "host_name": host, "port": 9440}
         for number, host in enumerate(["a1", "a2", "b1", "b2"])
     ]
-    assert not place.local("SELECT 1 FROM system.clusters WHERE cluster = 'default'")
-    assert {row["macro"]: row["substitution"] for row in place.local("SELECT * FROM system.macros")} == {
+    assert not engine[DEFAULT_CLUSTER]
+    assert {row["macro"]: row["substitution"] for row in engine[MACROS]} == {
         "cluster": "fw", "shard": "1", "replica": "a1",
     }
-    assert place.local("SELECT type, path FROM system.disks WHERE name = 'backups'")[0]["path"] == (
-        f"{place.folder}/backups/"
-    )
+    assert engine[DISKS][0]["path"] == f"{place.folder}/backups/"
 
 
-def test_the_engine_knows_the_admin_and_no_default_user(place):
-    users = {row["name"]: row for row in place.local("SELECT * FROM system.users")}
+def test_the_engine_knows_the_admin_and_no_default_user(place, engine):
+    users = {row["name"]: row for row in engine[USERS]}
     assert set(users) == {"admin", "default"} and users["admin"]["auth_type"] == ["sha256_password"]
     assert sorted(users["admin"]["host_names"]) == ["a1", "a2", "b1", "b2", "k", "localhost"]
-    granted = place.local("SELECT access_type FROM system.grants WHERE user_name = 'admin'")
-    rights = {row["access_type"] for row in granted}
+    rights = {row["access_type"] for row in engine[GRANTS]}
     assert {"CREATE USER", "SELECT"} <= rights or {"ACCESS MANAGEMENT", "SELECT"} <= rights or "ALL" in rights
     text = place.engines_own.read_text()
     place.engines_own.unlink()
@@ -115,7 +151,7 @@ def test_the_engine_knows_the_admin_and_no_default_user(place):
 
 
 def test_ports_tls_and_keepers_are_what_was_declared(place):
-    root = ElementTree.fromstring(place.result["texts"][f"{place.etc}/config.d/frameworks.xml"])
+    root = place.rendered("frameworks")
     for closed in ("http_port", "tcp_port", "mysql_port", "postgresql_port", "interserver_http_port"):
         assert root.find(closed).get("remove") == "remove"
     assert [root.findtext(name) for name in ("https_port", "tcp_port_secure", "interserver_https_port")] == [
@@ -126,7 +162,7 @@ def test_ports_tls_and_keepers_are_what_was_declared(place):
         assert root.findtext(f"openSSL/{part}/disableProtocols") == "sslv2,sslv3,tlsv1,tlsv1_1"
     assert root.findtext("user_directories/replicated/zookeeper_path") == "/clickhouse/fw/access"
     assert root.findtext("user_defined_zookeeper_path") == "/clickhouse/fw/functions"
-    cluster = ElementTree.fromstring(place.result["texts"][f"{place.etc}/config.d/frameworks-cluster.xml"])
+    cluster = place.rendered("frameworks-cluster")
     assert [node.findtext("host") for node in cluster.findall("zookeeper/node")] == ["a1", "b1", "k"]
     assert {node.findtext("secure") for node in cluster.findall("zookeeper/node")} == {"1"}
     assert cluster.findtext("remote_servers/fw/secret") == "secret of <the> cluster"
@@ -139,8 +175,8 @@ def test_ports_tls_and_keepers_are_what_was_declared(place):
     assert [server.findtext("id") for server in servers] == ["1", "2", "3"]
 
 
-def test_logs_in_tables_end(place):
-    root = ElementTree.fromstring(place.result["texts"][f"{place.etc}/config.d/frameworks.xml"])
+def test_logs_in_tables_end(place, engine):
+    root = place.rendered("frameworks")
     logs = {one.tag: one for one in root if one.tag.endswith("_log")}
     # What the packages of 25.8 switch on, but for crash_log, which is empty unless the worst happens.
     assert set(logs) == {
@@ -148,17 +184,16 @@ def test_logs_in_tables_end(place):
         "latency_log", "metric_log", "opentelemetry_span_log", "part_log", "processors_profile_log", "query_log",
         "query_metric_log", "query_thread_log", "query_views_log", "s3queue_log", "text_log", "trace_log",
     }
-    engine = logs.pop("opentelemetry_span_log").findtext("engine")
+    logs.pop("opentelemetry_span_log")
     assert {one.findtext("ttl") for one in logs.values()} == {"event_date + INTERVAL 30 DAY DELETE"}
-    table = f"CREATE TABLE t (finish_date Date, finish_time_us UInt64) {engine}"
-    assert "TTL finish_date + toIntervalDay(30)" in place.local(f"SELECT formatQuery('{table}') AS q")[0]["q"]
+    assert "TTL finish_date + toIntervalDay(30)" in engine[span_log_table(place)][0]["q"]
 
 
 def test_metrics_are_served_on_request_only(place, tmp_path):
-    root = ElementTree.fromstring(place.result["texts"][f"{place.etc}/config.d/frameworks.xml"])
+    root = place.rendered("frameworks")
     assert root.find("prometheus") is None
     asked = Place(tmp_path, clickhouse_db_prometheus_port=9363)
-    root = ElementTree.fromstring(asked.result["texts"][f"{asked.etc}/config.d/frameworks.xml"])
+    root = asked.rendered("frameworks")
     assert (root.findtext("prometheus/port"), root.findtext("prometheus/endpoint")) == ("9363", "/metrics")
 
 
@@ -174,10 +209,8 @@ def test_the_logs_files_turn_and_tls_has_its_minimum(place, tmp_path):
             assert root.findtext(f"openSSL/{part}/disableProtocols") == "sslv2,sslv3,tlsv1,tlsv1_1,tlsv1_2"
 
 
-def test_what_needs_no_restart_is_in_files_that_the_server_reloads(place, tmp_path):
-    names = {row["name"] for row in place.local(
-        "SELECT name FROM system.server_settings WHERE changeable_without_restart != 'No'"
-    )}
+def test_what_needs_no_restart_is_in_files_that_the_server_reloads(place, engine, tmp_path):
+    names = {row["name"] for row in engine[RELOADED]}
     (tmp_path / "reload").mkdir()
     reloadable = work_out(tmp_path / "reload", ["reloadable"])["reloadable"]
     assert set(reloadable) <= names
@@ -301,11 +334,12 @@ def test_a_server_of_its_own_has_neither_cluster_nor_keeper(tmp_path):
         clickhouse_db_tls=False,
     )
     assert not any("cluster" in path or "keeper" in path for path in place.result["texts"])
-    root = ElementTree.fromstring(place.result["texts"][f"{place.etc}/config.d/frameworks.xml"])
+    root = place.rendered("frameworks")
     assert root.findtext("http_port") == "8123" and root.find("interserver_http_port").get("remove")
     assert root.find("openSSL") is None and root.find("user_directories/replicated") is None
     assert root.find("user_defined_zookeeper_path") is None
-    users = {row["name"]: row for row in place.local("SELECT name, host_names FROM system.users")}
+    [rows] = place.local("SELECT name, host_names FROM system.users")
+    users = {row["name"]: row for row in rows}
     # From where the role itself logs in: a connection to the host's own address comes from there.
     assert set(users) == {"admin", "default"} and sorted(users["admin"]["host_names"]) == ["localhost", "one"]
 
