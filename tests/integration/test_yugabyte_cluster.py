@@ -42,6 +42,11 @@ def whole():
         running.close()
 
 
+def see(condition, what):
+    """Wait for what yb-admin has to be asked about: a process each time."""
+    wait_for(condition, what, pause=0.25)
+
+
 def everything(cluster, **more):
     return {**cluster.login(), "tservers": cluster.members, **more}
 
@@ -89,11 +94,11 @@ def test_leaders_left_off_a_node_come_back(whole):
 
 def test_an_unhealthy_cluster_is_named_server_by_server(cluster):
     cluster.stop("master", 3)
-    wait_for(cluster.dead_master_noticed, "the dead master is noticed")
+    see(cluster.dead_master_noticed, "the dead master is noticed")
     with pytest.raises(ModuleFailed, match=f"the yb-master on {cluster.address[3]} does not answer the others"):
         run_module("yugabyte_cluster", everything(cluster, timeout=1))
     cluster.stop("master", 2)
-    wait_for(cluster.leaderless, "the last master gives up leading")
+    see(cluster.leaderless, "the last master gives up leading")
     with pytest.raises(ModuleFailed, match="No master's leader was found"):
         run_module("yugabyte_cluster", everything(cluster, timeout=3))
     assert run_module("yugabyte_cluster", everything(cluster), check=True)["cluster"] == {}
@@ -134,7 +139,7 @@ def test_no_second_node_is_drained_while_one_is_down(cluster):
         node(cluster, 2, "tserver", "drained", timeout=3)
     assert run_module("yugabyte_cluster", cluster.login())["cluster"]["leader_blacklist"] == []
     cluster.stop("master", 1)
-    wait_for(cluster.dead_master_noticed, "the dead master is noticed")
+    see(cluster.dead_master_noticed, "the dead master is noticed")
     with pytest.raises(ModuleFailed, match=f"the yb-master on {cluster.address[1]} does not answer"):
         node(cluster, 3, "master", "drained", timeout=2)
 
@@ -151,7 +156,7 @@ def test_the_node_that_is_down_may_be_restarted_at_once_and_no_other(cluster):
     assert may_be_restarted(2) and not may_be_restarted(3)
     # A new leader knows no replica of a server that has not called it, and takes the server for alive for a minute.
     cluster.admin("master_leader_stepdown")
-    wait_for(lambda: seen(cluster)["under_replicated"], "its tablets count as under-replicated")
+    see(lambda: seen(cluster)["under_replicated"], "its tablets count as under-replicated")
     assert alive(cluster, 2)
     assert may_be_restarted(2) and not may_be_restarted(3)
     cluster.stop("tserver", 1)
@@ -179,7 +184,7 @@ def test_a_master_is_replaced(cluster):
     cluster.serve("master", 4, master_addresses=None, placement_zone="z1")
     assert not node(cluster, 4, "master", "absent")["changed"]
     cluster.stop("master", 1)
-    wait_for(cluster.dead_master_noticed, "the dead master is noticed")
+    see(cluster.dead_master_noticed, "the dead master is noticed")
     assert node(cluster, 1, "master", "absent")["changed"]
     assert node(cluster, 4, "master", "present", masters=[*cluster.members, cluster.address[4]])["changed"]
     assert not node(cluster, 4, "master", "present", masters=[*cluster.members, cluster.address[4]])["changed"]
@@ -189,7 +194,7 @@ def test_a_master_is_replaced(cluster):
 
 def test_the_last_majority_of_masters_is_not_removed(cluster):
     cluster.stop("master", 1)
-    wait_for(cluster.dead_master_noticed, "the dead master is noticed")
+    see(cluster.dead_master_noticed, "the dead master is noticed")
     with pytest.raises(ModuleFailed, match="would have no majority"):
         node(cluster, 2, "master", "absent")
 
@@ -209,7 +214,7 @@ def test_a_tserver_that_has_left_is_forgotten_also_after_an_interruption(impatie
     wait_for(lambda: impatient.socket(4).exists(), "the fourth node serves")
     node(impatient, 1, "tserver", "absent")
     impatient.stop("tserver", 1)
-    wait_for(lambda: not alive(impatient, 1), "it counts as dead")
+    see(lambda: not alive(impatient, 1), "it counts as dead")
     # As a run leaves it that has cleared the blacklist and was cut off then.
     impatient.admin("change_blacklist", "REMOVE", f"{impatient.address[1]}:9100")
     assert node(impatient, 1, "tserver", "forgotten")["changed"]
@@ -221,7 +226,7 @@ def test_a_tserver_that_has_left_is_forgotten_also_after_an_interruption(impatie
 def test_a_node_of_which_both_servers_ail_can_be_restarted_and_no_other(impatient):
     """The master goes first, while the tablet server is as dead as before."""
     impatient.stop("tserver", 2)
-    wait_for(lambda: not alive(impatient, 2), "it counts as dead")
+    see(lambda: not alive(impatient, 2), "it counts as dead")
     node(impatient, 2, "master", "drained")
     impatient.stop("master", 2)
     impatient.serve("master", 2)
@@ -233,7 +238,7 @@ def test_a_node_of_which_both_servers_ail_can_be_restarted_and_no_other(impatien
 def test_masters_are_not_kept_waiting_by_tablet_servers_that_are_down(cluster):
     cluster.stop("tserver", 1)
     cluster.stop("tserver", 2)
-    wait_for(lambda: run_module("yugabyte_cluster", cluster.login())["cluster"]["leaderless"], "tablets have no leader")
+    see(lambda: run_module("yugabyte_cluster", cluster.login())["cluster"]["leaderless"], "tablets have no leader")
     with pytest.raises(ModuleFailed, match="tablets have no leader"):
         run_module("yugabyte_cluster", everything(cluster, timeout=1))
     assert not run_module("yugabyte_cluster", cluster.login(timeout=1))["changed"]

@@ -45,8 +45,8 @@ def plain_http():
             thread.join()
 
 
-def wait_for(condition, what, seconds=30.0, alive=lambda: True):
-    """Call `condition` until it is true.
+def wait_for(condition, what, seconds=30.0, alive=lambda: True, pause=0.02):
+    """Call `condition` until it is true; with a longer `pause` between, where it starts processes itself.
 
     TimeoutError naming `what` after `seconds`, or at once when `alive()` turns false.
     """
@@ -54,4 +54,4 @@ def wait_for(condition, what, seconds=30.0, alive=lambda: True):
     while not condition():
         if not alive() or time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {seconds} s" if alive() else f"{what}: the process ended")
-        time.sleep(0.02)
+        time.sleep(pause)
