@@ -21,7 +21,7 @@ from .clickhouse import ClickHouseError, ServerError, quote_string
 from .schema_plan import Refused, now
 from .schema_scan import ScriptFailed
 
-WINDOW = 64
+WINDOW = 256  # statements that create something, for which one marker does
 _CREATES = re.compile(
     r"CREATE\s+(?:TABLE|VIEW|MATERIALIZED\s+VIEW|DICTIONARY|DATABASE|FUNCTION)\s", re.I
 )

@@ -96,17 +96,18 @@ def _apply_locked(backend, scripts, options, outcome):
             backend.record(entries[name])
         else:
             backend.ledger.remove(name)
-    before = backend.objects()
-    if _adopts(entries, options):
+    recorded, recorded_at = backend.ledger.fingerprint()
+    if recorded_at != at:
+        recorded = None  # a run has died between its last script and the fingerprint, or there has been none
+    adopts = _adopts(entries, options)
+    before = backend.objects() if adopts or recorded is not None else None
+    if adopts:
         _adopt(backend, scripts, entries, options, before, outcome)
     _plan(backend, scripts, entries, options, outcome)
     if outcome.conflicts:
         raise Refused("\n".join(outcome.conflicts))
     if outcome.needed:
         return
-    recorded, recorded_at = backend.ledger.fingerprint()
-    if recorded_at != at:
-        recorded = None  # a run has died between its last script and the fingerprint, or there has been none
     if recorded is not None:
         recorded = backend.expected(recorded, before)
         outcome.drift = changes(recorded, before, options.drift_ignore, backend.laid_out)

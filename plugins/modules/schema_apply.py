@@ -383,6 +383,7 @@ failure:
       type: str
 """
 
+import gc
 import getpass
 import socket
 
@@ -578,6 +579,7 @@ class Run:
 
 
 def main():
+    gc.freeze()  # or Python looks through all that is loaded once more before it ends, for as long as 20 statements
     module = AnsibleModule(
         argument_spec={**_LOGIN_SPEC, **_SPEC}, supports_check_mode=True,
         mutually_exclusive=[("path", "files")], required_one_of=[("path", "files", "bundle")],
