@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.frameworks.database.plugins.module_utils import clickhouse as clickhouse_module
 from ansible_collections.frameworks.database.plugins.module_utils import (
     ledger_postgres,
+    schema_clickhouse_steps,
     schema_postgres,
 )
 from ansible_collections.frameworks.database.plugins.module_utils import postgres as postgres_module
@@ -158,6 +159,7 @@ def test_killed_at_every_call_to_clickhouse(clickhouse, clickhouse_database, tmp
     )
 
     def kill(reaper):
+        schema_clickhouse_steps.WINDOW = 2  # the three tables of init.sql need two markers
         clickhouse_module.Client.execute = reaper.around(clickhouse_module.Client.execute)
 
     def state():
