@@ -99,20 +99,16 @@ class ClickHouseBackend:
 
         Functions are asked for once, and again after `functions` was set to None.
         """
-        query = (
+        rows = self.client.rows(
             "SELECT name, engine, create_table_query AS definition FROM system.tables "
             f"WHERE database = {quote_string(self.context.database)} AND NOT startsWith(name, '{TABLE}') "
             "AND NOT startsWith(name, '.inner')"
         )
-        if self.functions is None:  # the server is slow to list them, with all its own, and does it beside the tables
-            query += (
-                " UNION ALL SELECT name, 'function' AS engine, create_query AS definition FROM system.functions "
+        if self.functions is None:  # the server is slow to list them, with all its own
+            self.functions = self.client.rows(
+                "SELECT name, 'function' AS engine, create_query AS definition FROM system.functions "
                 "WHERE origin = 'SQLUserDefined'"
             )
-        rows = self.client.rows(query)
-        if self.functions is None:
-            self.functions = [row for row in rows if row["engine"] == "function"]
-            rows = [row for row in rows if row["engine"] != "function"]
             if self.functions:  # they belong to the whole server: those of other databases' runs are not ours
                 others = self.ledger.recorded_elsewhere() - set(self.ledger.fingerprint()[0] or ())
                 self.functions = [row for row in self.functions if f"function {row['name']}" not in others]
