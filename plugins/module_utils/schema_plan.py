@@ -37,8 +37,7 @@ class Entry:
     """One script's row of the ledger: an attribute for each of COLUMNS. status: applied, adopted, running or failed."""
 
     def __init__(self, **columns):
-        for name in COLUMNS:
-            setattr(self, name, columns.get(name))
+        vars(self).update(dict.fromkeys(COLUMNS), **columns)
 
 
 class Context:

@@ -75,7 +75,7 @@ def classify(name):
 def _load(name, path):
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as stream:
+        with open(path, "rb", buffering=0) as stream:  # most are small, and one of Python's buffers is as slow as they
             for block in iter(lambda: stream.read(1 << 20), b""):
                 digest.update(block)
             size = stream.tell()
