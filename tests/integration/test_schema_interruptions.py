@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from ansible_collections.frameworks.database.plugins.module_utils import (
 )
 from ansible_collections.frameworks.database.plugins.module_utils import postgres as postgres_module
 from support.playbooks import ROOT
+from support.ports import wait_for
 from support.scripts import Reaper, ScriptSet, in_child
 
 POSTGRES_SCRIPTS = {
@@ -185,14 +185,6 @@ WAITS = f"\\set n 1\nSET client_min_messages = error;\nSELECT pg_advisory_xact_l
 WAITS += "CREATE TABLE IF NOT EXISTS a (n int);\nINSERT INTO a VALUES (:n);\n"
 
 
-def until(holds):
-    """Wait until `holds()` is true. AssertionError after half a minute."""
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @contextlib.contextmanager
 def a_run(made, **environment):
     """A run in a process of its own, as a Popen."""
@@ -234,14 +226,14 @@ def sessions(postgres, database):
 def test_no_run_begins_while_psql_of_a_killed_one_is_at_work(gated, postgres, postgres_database):
     made, waiting, release = gated
     with a_run(made) as first:
-        until(waiting)
+        wait_for(waiting, "the script waits")
         first.send_signal(signal.SIGKILL)
         first.wait()
     said = in_child(lambda: made.refused(lock_timeout=0), timeout=20)
     assert "holds the lock" in str(said) and waiting() == 1
     assert "another run" in made.apply(check=True)["lock_holder"]
     release()
-    until(lambda: sessions(postgres, postgres_database) == 0)
+    wait_for(lambda: sessions(postgres, postgres_database) == 0, "psql ends")
     assert made.apply()["applied"] == []
     assert postgres.query("SELECT n FROM a", database=postgres_database) == [(1,)]
 
@@ -257,7 +249,7 @@ def test_a_psql_that_starts_after_its_run_was_killed_does_nothing(gated, postgre
     )
     late.chmod(0o755)
     with a_run(made, PATH=f"{tmp_path}:{os.environ['PATH']}") as first:
-        until(there.exists)
+        wait_for(there.exists, "psql starts")
         first.send_signal(signal.SIGKILL)
         first.wait()
     assert made.apply()["applied"] == ["V1__a.sql"]
@@ -271,7 +263,7 @@ def test_psql_ends_with_a_run_that_is_told_to(gated, postgres, postgres_database
     made, waiting, release = gated
     (tmp_path / "tmp").mkdir()
     with a_run(made, TMPDIR=str(tmp_path / "tmp")) as first:
-        until(waiting)
+        wait_for(waiting, "the script waits")
         children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
         first.send_signal(number)
         first.wait(timeout=30)
