@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import time
 import urllib.error
-import urllib.parse
 
 IDLE = 2.0  # seconds after which the server may have closed the connection, at whatever keep_alive_timeout it has
 SMALL = 1 << 16  # bytes of a request that are sent at once
@@ -85,8 +84,8 @@ class KeepAlive:
             self.close()
         connection, self._connection = self._connection or self._connect(), None
         try:
-            path = urllib.parse.urlsplit(url)._replace(scheme="", netloc="").geturl()
-            connection.request(method, path, data, headers)
+            _scheme, _none, _host, path = url.split("/", 3)
+            connection.request(method, f"/{path}", data, headers)
             answer = connection.getresponse()
         except BaseException:
             connection.close()

@@ -62,23 +62,32 @@ class ClickHouseLedger:
 
         Raises LedgerError where it cannot be read.
         """
+        rows = self._select("revision", *COLUMNS)
+        if rows is None:
+            return None, None
+        self._revision = max([row["revision"] for row in rows], default=0)
+        return {row["script"]: _entry(row) for row in rows if row["set_name"] == self.set_name}, _position(rows)
+
+    def position(self):
+        """The second half of what read() returns."""
+        rows = self._select("script", "checksum", "completed")
+        return None if rows is None else _position(rows)
+
+    def _select(self, *columns):
         try:
-            rows = self.rows(
-                f"SELECT set_name, revision, {', '.join(COLUMNS)} FROM {self.table()} FINAL "
+            return self.rows(
+                f"SELECT set_name, {', '.join(columns)} FROM {self.table()} FINAL "
                 "WHERE status != 'removed' ORDER BY set_name, script"
             )
         except ServerError as error:
             if error.code == _UNKNOWN_TABLE:
-                return None, None
+                return None
             if error.code == _UNKNOWN_DATABASE:
                 raise NoDatabase(f"There is no database {self.database}: create it first") from None
             raise LedgerError(
                 f"The ledger {self.table()} cannot be read, so nothing is known about what is applied: {error}. "
                 "What to do: the user needs SELECT on it"
             ) from None
-        self._revision = max([row["revision"] for row in rows], default=0)
-        entries = {row["script"]: _entry(row) for row in rows if row["set_name"] == self.set_name}
-        return entries, position([row["set_name"], row["script"], row["checksum"], row["completed"]] for row in rows)
 
     def create(self):
         """Create what is missing of the ledger.
@@ -157,6 +166,10 @@ class ClickHouseLedger:
         )
 
 
+def _position(rows):
+    return position([row["set_name"], row["script"], row["checksum"], row["completed"]] for row in rows)
+
+
 def _entry(row):
     values = {name: row[name] for name in COLUMNS}
     values["completed_checksum"] = row["completed_checksum"] or None
@@ -224,9 +237,10 @@ class Lease:
         self._renewer.start()
 
     def _renew(self):
-        client = self._clone()
+        client = None
         while not self._end.wait(self.seconds / 6):
             try:
+                client = client or self._clone()
                 if time.monotonic() < self._valid_until:  # past that it may be somebody else's
                     self._write(client, self.seconds)
             except ClickHouseError:

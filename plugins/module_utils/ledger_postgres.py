@@ -56,17 +56,27 @@ class PostgresLedger:
 
         Raises LedgerError where it cannot be read.
         """
+        rows = self._select(*COLUMNS)
+        if rows is None:
+            return None, None
+        entries = {row[1]: Entry(**dict(zip(COLUMNS, row[1:]))) for row in rows if row[0] == self.set_name}
+        return entries, position([row[0], row[1], row[4], row[6]] for row in rows)
+
+    def position(self):
+        """The second half of what read() returns."""
+        rows = self._select("script", "checksum", "completed")
+        return None if rows is None else position(rows)
+
+    def _select(self, *columns):
         try:
-            rows = self._execute(f"SELECT set_name, {', '.join(COLUMNS)} FROM {_HERE} ORDER BY set_name, script")
+            return self._execute(f"SELECT set_name, {', '.join(columns)} FROM {_HERE} ORDER BY set_name, script")
         except postgres.psycopg2.Error as error:
             if error.pgcode in _UNDEFINED:
-                return None, None
+                return None
             raise LedgerError(
                 f"The ledger {_HERE} cannot be read, so nothing is known about what is applied: {str(error).strip()}. "
                 "Log in as its owner, or grant SELECT on it"
             ) from None
-        entries = {row[1]: Entry(**dict(zip(COLUMNS, row[1:]))) for row in rows if row[0] == self.set_name}
-        return entries, position([row[0], row[1], row[4], row[6]] for row in rows)
 
     def create(self):
         """Create what is missing of the ledger."""

@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+
 from .clickhouse import AuthenticationFailed, ClickHouseError, Client, ConnectionFailed, ServerError, quote_string
 from .ledger_clickhouse import TABLE, ClickHouseLedger, Lease, NoDatabase
 from .schema_clickhouse_server import OneServer
@@ -14,6 +17,10 @@ from .schema_plan import LedgerError
 from .sql_clickhouse import ClickHouseSplitter
 
 _UNKNOWN_FUNCTION = 46
+_FUNCTIONS = (
+    "SELECT name, 'function' AS engine, create_query AS definition FROM system.functions "
+    "WHERE origin = 'SQLUserDefined'"
+)
 _KINDS = {"View": "view", "MaterializedView": "materialized view", "Dictionary": "dictionary"}
 
 
@@ -29,7 +36,9 @@ class ClickHouseBackend:
 
     def __init__(self, params, context, engine):
         self.params, self.context, self.engine = params, context, engine
-        self.client = self.ledger = self.lock = self.functions = None
+        self.client = self.ledger = self.lock = None
+        self._functions = None
+        self._asked = None  # the question for them that is under way; False where its answer is outdated
         self.place = self._place()
 
     @staticmethod
@@ -97,23 +106,28 @@ class ClickHouseBackend:
     def objects(self):
         """The live schema: every object's name to its CREATE statement.
 
-        Functions are asked for once, and again after `functions` was set to None.
+        Functions are asked for once, and again after functions_change().
         """
         rows = self.client.rows(
             "SELECT name, engine, create_table_query AS definition FROM system.tables "
             f"WHERE database = {quote_string(self.context.database)} AND NOT startsWith(name, '{TABLE}') "
             "AND NOT startsWith(name, '.inner')"
         )
-        if self.functions is None:  # the server is slow to list them, with all its own
-            self.functions = self.client.rows(
-                "SELECT name, 'function' AS engine, create_query AS definition FROM system.functions "
-                "WHERE origin = 'SQLUserDefined'"
-            )
-            if self.functions:  # they belong to the whole server: those of other databases' runs are not ours
-                others = self.ledger.recorded_elsewhere() - set(self.ledger.fingerprint()[0] or ())
-                self.functions = [row for row in self.functions if f"function {row['name']}" not in others]
-        kinds, rows = {**_KINDS, "function": "function"}, [*rows, *self.functions]
+        kinds, rows = {**_KINDS, "function": "function"}, [*rows, *self._all_functions()]
         return {f"{kinds.get(row['engine'], 'table')} {row['name']}": row["definition"] for row in rows}
+
+    def _all_functions(self):
+        if self._functions is None:
+            asked = self._asked.rows() if self._asked else None
+            self._functions = self.client.rows(_FUNCTIONS) if asked is None else asked
+            if self._functions:  # they belong to the whole server: those of other databases' runs are not ours
+                others = self.ledger.recorded_elsewhere() - set(self.ledger.fingerprint()[0] or ())
+                self._functions = [row for row in self._functions if f"function {row['name']}" not in others]
+        return self._functions
+
+    def functions_change(self):
+        """A statement is about to create or drop one."""
+        self._functions, self._asked = None, False
 
     def record(self, entry):
         """Write `entry`."""
@@ -125,4 +139,24 @@ class ClickHouseBackend:
 
     def apply(self, step, scan):
         """Apply one script and record it. Raises ScriptFailed, Refused."""
+        if self._functions is None and self._asked is None:
+            self._asked = _Beside(self._client, _FUNCTIONS)  # the server is slow to list them, with all its own
+            self._asked.start()
         apply_stepwise(self, step, scan)
+
+
+class _Beside(threading.Thread):
+    """A query on a connection of its own, while a script is applied on the other."""
+
+    def __init__(self, client, sql):
+        super().__init__(daemon=True)
+        self._client, self._sql, self._rows = client, sql, None
+
+    def run(self):
+        with contextlib.suppress(ClickHouseError):  # asked again, it says what is the matter
+            self._rows = self._client().rows(self._sql)
+
+    def rows(self):
+        """The rows, once they are there; None where there was no answer."""
+        self.join()
+        return self._rows

@@ -126,7 +126,7 @@ class _Run:
 
     def _execute(self, statement, forgive=()):
         if _FUNCTION.search(statement.text[:HEAD]):
-            self.backend.functions = None
+            self.backend.functions_change()
         try:
             for part, text in enumerate(self.backend.place.statements(self.placeholders.fill(statement.text))):
                 self.client.execute(

@@ -115,8 +115,7 @@ def _apply_locked(backend, scripts, options, outcome):
     def record():
         after = backend.objects()
         kept = recorded is not None and not options.accept_drift
-        _entries, at = backend.ledger.read()
-        backend.ledger.record_fingerprint(carry(recorded, before, after) if kept else after, at)
+        backend.ledger.record_fingerprint(carry(recorded, before, after) if kept else after, backend.ledger.position())
 
     try:
         for step, scan in outcome.pending:
@@ -208,8 +207,7 @@ def drift(backend, options):
     recorded, recorded_at = backend.ledger.fingerprint()
     if recorded is None:
         raise Refused("no schema has been recorded in this database yet: apply the set first")
-    _entries, at = backend.ledger.read()
-    if at != recorded_at:
+    if backend.ledger.position() != recorded_at:
         raise Refused(
             "the last run ended before it could record the schema, so there is nothing to compare with: apply the set "
             "again"

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from ansible_collections.frameworks.database.plugins.module_utils import clickhouse as utils
 from support.clickhouse import ClickHouseServer, user_xml
-from support.ports import free_port
+from support.ports import free_port, wait_for
 
 ODD_PASSWORDS = {
     "quotes": "it's \"quoted\" `so`",
@@ -25,7 +25,7 @@ ODD_PASSWORDS = {
 def server():
     instance = ClickHouseServer(
         users=[user_xml(name, password) for name, password in ODD_PASSWORDS.items()]
-        + [user_xml("reader", "reader", grants=["GRANT SELECT ON system.one"])],
+        + [user_xml("reader", "reader", grants=["GRANT SELECT ON system.one"]), user_xml("limited", "limited")],
     )
     try:
         yield instance.start()
@@ -268,3 +268,50 @@ def test_a_host_that_is_no_host_is_refused(host):
 def test_no_answer_in_time(client, server):
     with pytest.raises(utils.ConnectionFailed, match="within 1 s"):
         utils.Client(server.login(timeout=1)).execute("SELECT sleep(3)")
+
+
+LIMITED = {"max_concurrent_queries_for_user": 1}
+
+
+@pytest.fixture
+def busy(server, client):
+    """What ends the one query that the user `limited` may have, which runs when the test begins."""
+    running = threading.Thread(
+        target=lambda: pytest.raises(
+            utils.ServerError, utils.Client(server.login(login_user="limited", login_password="limited")).execute,
+            "SELECT sleep(0.1) FROM system.numbers", {"max_block_size": 1},
+        )
+    )
+    running.start()
+    wait_for(lambda: client.rows("SELECT 1 AS it FROM system.processes WHERE user = 'limited'"), "the query runs")
+
+    def end():
+        client.execute("KILL QUERY WHERE user = 'limited' SYNC")
+        running.join()
+
+    yield end
+    end()
+
+
+def test_a_server_at_its_limit_is_asked_again(server, busy):
+    client = utils.Client(server.login(login_user="limited", login_password="limited"))
+    once, refusals = client._execute, []
+
+    def watched(*arguments):
+        try:
+            return once(*arguments)
+        except utils.ServerError as error:
+            refusals.append(error.code)
+            busy()
+            raise
+
+    client._execute = watched
+    assert client.execute("SELECT 1", LIMITED) == "1\n"
+    assert refusals == [202]
+
+
+def test_a_server_at_its_limit_is_not_asked_for_ever(server, busy):
+    client = utils.Client(server.login(login_user="limited", login_password="limited", timeout=1))
+    with pytest.raises(utils.ServerError, match="So it was for 1 s: raise that limit") as refused:
+        client.execute("SELECT 1", LIMITED)
+    assert refused.value.code == 202

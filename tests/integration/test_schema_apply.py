@@ -293,12 +293,15 @@ def test_drift_is_named_and_survives_the_next_run(engine, made):
     assert not made.apply(accept_drift=True)["changed"]
 
 
-def test_a_function_of_a_script_is_no_drift_and_one_made_by_hand_is(engine, made):
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_function_of_a_script_is_no_drift_and_one_made_by_hand_is(engine, made, at_once):
     """ClickHouse's are the server's, so their names are this test's own."""
     name, form = f"twice_{engine.database}", "(n int) RETURNS int LANGUAGE sql AS 'SELECT n * 2'"
     if engine.name == "clickhouse":
         form = "AS n -> n * 2"
-    made.write(V1__table=engine.create("t")).apply()
+    made.write(V1__table=engine.create("t"))
+    if not at_once:
+        made.apply()
     try:
         made.write(V2__function=f"CREATE /* ; */ FUNCTION {name} {form}").apply()
         assert not made.apply(state="verified")["changed"]

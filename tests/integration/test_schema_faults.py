@@ -12,8 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.frameworks.database.plugins.module_utils import ledger_clickhouse, ledger_postgres, schema_psql
+from ansible_collections.frameworks.database.plugins.module_utils import (
+    ledger_clickhouse,
+    ledger_postgres,
+    schema_clickhouse,
+    schema_psql,
+)
 from ansible_collections.frameworks.database.plugins.module_utils import postgres as postgres_module
+from ansible_collections.frameworks.database.plugins.module_utils.clickhouse import ConnectionFailed
 from support.clickhouse import ClickHouseServer
 from support.ports import wait_for
 from support.postgres import PostgresServer
@@ -593,6 +599,50 @@ def test_two_that_ask_for_a_clickhouse_lease_at_once_do_not_both_get_it(made_cli
     assert "the rival" in made_clickhouse.refused(lock_timeout=0)
     mine = clickhouse.query(f"SELECT count() FROM {table} FINAL WHERE id != 'rival' AND expires_at > now64(3)")
     assert mine == "0\n"
+
+
+def test_a_clickhouse_user_who_may_have_one_query_at_a_time(tmp_path, monkeypatch):
+    """Statements wait while the server lists its functions, which is asked for on a second connection."""
+    monkeypatch.setattr(schema_clickhouse, "_FUNCTIONS", f"{schema_clickhouse._FUNCTIONS} AND NOT sleep(1)")
+    start = schema_clickhouse._Beside.start
+    server = ClickHouseServer(profile="<max_concurrent_queries_for_user>1</max_concurrent_queries_for_user>")
+
+    def start_and_wait(beside):
+        start(beside)
+        asked = "SELECT 1 FROM system.processes WHERE query LIKE '%AND NOT sleep(1)'"
+        wait_for(lambda: server.query(asked), "the server lists its functions")
+
+    monkeypatch.setattr(schema_clickhouse._Beside, "start", start_and_wait)
+    try:
+        server.start()
+        server.query("CREATE DATABASE d")
+        made = ScriptSet(tmp_path / "set", engine="clickhouse", database="d", **server.login())
+        made.write(V1__a="CREATE TABLE a (n UInt8) ENGINE = Memory").apply()
+        assert not made.apply(state="verified")["changed"]
+    finally:
+        server.close()
+
+
+def test_functions_are_asked_for_again_where_the_second_connection_fails(made_clickhouse, clickhouse, monkeypatch):
+    backend, failed = schema_clickhouse.ClickHouseBackend, []
+    function, connect = f"f_{made_clickhouse.options['database']}", backend._client
+
+    def only_one(self):
+        if self.client:
+            failed.append(True)
+            raise ConnectionFailed("no second connection")
+        return connect(self)
+
+    clickhouse.query(f"CREATE FUNCTION {function} AS n -> n + 1")
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(backend, "_client", only_one)
+            made_clickhouse.write(V1__a="CREATE TABLE a (n UInt8) ENGINE = Memory").apply()
+        assert failed and not made_clickhouse.apply(state="verified")["changed"]
+        clickhouse.query(f"DROP FUNCTION {function}")
+        assert f"dropped  function {function}" in made_clickhouse.refused(state="verified")
+    finally:
+        clickhouse.query(f"DROP FUNCTION IF EXISTS {function}")
 
 
 def test_a_lost_connection_is_never_asked_twice():

@@ -1,5 +1,6 @@
 """Sets of scripts in a folder, applied by the module the way a task does it, also by processes that die."""
 
+import itertools
 import json
 import os
 import signal
@@ -84,14 +85,13 @@ class Reaper:
     """Counts calls to the server and kills this process when it has answered the one with `number`, from 1."""
 
     def __init__(self, number):
-        self.number, self.calls = number, 0
+        self.number, self._calls = number, itertools.count(1)  # a run has more than one thread
 
     def around(self, function):
         """`function`, counted."""
 
         def counted(*arguments, **options):
-            self.calls += 1
-            mine = self.calls
+            mine = next(self._calls)
             try:
                 return function(*arguments, **options)
             finally:
