@@ -1,5 +1,6 @@
 """Fixtures: one real server of each kind a test process, a database of its own a test."""
 
+import contextlib
 import secrets
 
 import pytest
@@ -10,21 +11,15 @@ from support.postgres import PostgresServer
 @pytest.fixture(scope="session")
 def postgres():
     """A running PostgresServer."""
-    server = PostgresServer()
-    try:
+    with contextlib.closing(PostgresServer()) as server:
         yield server.start()
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="session")
 def clickhouse():
     """A running ClickHouseServer."""
-    server = ClickHouseServer()
-    try:
+    with contextlib.closing(ClickHouseServer()) as server:
         yield server.start()
-    finally:
-        server.close()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """clickhouse_access with storage sql, on a double of the storage that the embedded engine lacks (see the double)."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -17,21 +18,15 @@ D = {"database": "d"}
 @pytest.fixture
 def double(clickhouse):
     """An AccessDouble before the session's engine."""
-    instance = AccessDouble(clickhouse)
-    try:
+    with contextlib.closing(AccessDouble(clickhouse)) as instance:
         yield instance.start()
-    finally:
-        instance.close()
 
 
 @pytest.fixture
 def cluster(clickhouse):
     """An AccessDouble of two replicas."""
-    instance = AccessDouble(clickhouse, replicas=2)
-    try:
+    with contextlib.closing(AccessDouble(clickhouse, replicas=2)) as instance:
         yield instance.start()
-    finally:
-        instance.close()
 
 
 def access(double, check=False, **options):

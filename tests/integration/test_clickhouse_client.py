@@ -1,5 +1,6 @@
 """The client against the real server: results, refusals, odd passwords, errors in the middle of an answer."""
 
+import contextlib
 import ssl
 import subprocess
 import threading
@@ -23,14 +24,11 @@ ODD_PASSWORDS = {
 
 @pytest.fixture(scope="module")
 def server():
-    instance = ClickHouseServer(
+    with contextlib.closing(ClickHouseServer(
         users=[user_xml(name, password) for name, password in ODD_PASSWORDS.items()]
         + [user_xml("reader", "reader", grants=["GRANT SELECT ON system.one"]), user_xml("limited", "limited")],
-    )
-    try:
+    )) as instance:
         yield instance.start()
-    finally:
-        instance.close()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What the role clickhouse_db asks of a running server: a double of its access storage (see there)."""
 
+import contextlib
 import json
 
 import pytest
@@ -14,11 +15,8 @@ PASSWORD, ADMIN_PASSWORD = "pass of the app", "s3cret of the admin"
 
 @pytest.fixture
 def double(clickhouse):
-    instance = AccessDouble(clickhouse)
-    try:
+    with contextlib.closing(AccessDouble(clickhouse)) as instance:
         yield instance.start()
-    finally:
-        instance.close()
 
 
 def run(folder, port, *options, **variables):

@@ -29,11 +29,8 @@ PASSWORD = r"co:lon\back 'quote"
 @pytest.fixture(scope="module")
 def postgres():
     """A server of these tests' own: they drop whatever they find on it."""
-    server = PostgresServer()
-    try:
+    with contextlib.closing(PostgresServer()) as server:
         yield server.start()
-    finally:
-        server.close()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The modules yugabyte_cluster and yugabyte_node, against the stand-in for YugabyteDB."""
 
+import contextlib
 import signal
 import time
 
@@ -14,32 +15,23 @@ ZONES = [f"cloud1.datacenter1.z{number}" for number in (1, 2, 3)]
 @pytest.fixture
 def cluster():
     """A cluster of three nodes, to be broken."""
-    running = StandInCluster()
-    try:
+    with contextlib.closing(StandInCluster()) as running:
         yield running.start()
-    finally:
-        running.close()
 
 
 @pytest.fixture
 def impatient():
     """A cluster of three nodes that takes a silent tablet server for dead after seconds, not after a minute."""
-    dead_soon = {"tserver_unresponsive_timeout_ms": "6000"}
-    running = StandInCluster(flags=lambda kind, _number: dead_soon if kind == "master" else {})
-    try:
+    flags = {"master": {"tserver_unresponsive_timeout_ms": "6000"}}
+    with contextlib.closing(StandInCluster(flags=lambda kind, _number: flags.get(kind, {}))) as running:
         yield running.start()
-    finally:
-        running.close()
 
 
 @pytest.fixture(scope="module")
 def whole():
     """A cluster of three nodes that every test leaves whole."""
-    running = StandInCluster()
-    try:
+    with contextlib.closing(StandInCluster()) as running:
         yield running.start()
-    finally:
-        running.close()
 
 
 def see(condition, what):

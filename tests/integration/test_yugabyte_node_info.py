@@ -1,5 +1,6 @@
 """The modules yugabyte_node_info and yugabyte_superuser, against the stand-in and on this machine."""
 
+import contextlib
 import getpass
 import os
 import socket
@@ -16,11 +17,9 @@ CLOSED = "local all yugabyte trust,local all all reject,host all all 0.0.0.0/0 r
 @pytest.fixture(scope="module")
 def cluster():
     """A running cluster whose rules let nobody in from the network, as the role starts one."""
-    running = StandInCluster(flags=lambda kind, number: {"ysql_hba_conf_csv": CLOSED} if kind == "tserver" else {})
-    try:
+    flags = {"tserver": {"ysql_hba_conf_csv": CLOSED}}
+    with contextlib.closing(StandInCluster(flags=lambda kind, _number: flags.get(kind, {}))) as running:
         yield running.start()
-    finally:
-        running.close()
 
 
 def look(cluster, number=1, **more):

@@ -45,7 +45,7 @@ def available():
     """Why there can be no sandbox on this machine; empty where there can."""
     if os.geteuid() != 0:
         return "a sandbox needs root"
-    for program in ("unshare", "nsenter", "ip"):
+    for program in ("setpriv", "unshare", "nsenter", "ip"):
         if shutil.which(program) is None:
             return f"a sandbox needs the program {program}"
     done = subprocess.run(
@@ -74,7 +74,8 @@ class Sandbox:
         script = f'{SETUP}\nexec chroot "$base/root" "{sys.executable}" -c "{FIRST}"'
         network = [] if self._network else ["--net"]
         self._process = subprocess.Popen(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", *network, "--uts", "--ipc",
+            ["setpriv", "--pdeathsig", "KILL",  # or it would outlive a test process that is killed
+             "unshare", "--mount", "--pid", "--fork", "--kill-child", *network, "--uts", "--ipc",
              "sh", "-c", script, "sandbox", self._base, self.folder, *self._seen],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
