@@ -4,6 +4,7 @@ It wants to fetch a script that puts pip into virtual environments (get_pip.py d
 starts pip in an empty environment, so this machine's settings of pip go into a file there.
 """
 
+import argparse
 import ast
 import configparser
 import re
@@ -39,4 +40,6 @@ def main(home):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("home", type=Path)
+    main(parser.parse_args().home)

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Write roles/<role>/README.md from meta/argument_specs.yml: role_readmes.py [--check]."""
 
 import argparse

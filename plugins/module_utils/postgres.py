@@ -137,9 +137,10 @@ def _connection_failed(params, database, said):
     reason, remedy = next((reason, remedy) for reason, sign, remedy in _CAUSES if sign in said)
     user = params["login_user"]
     remedy = remedy.format(user=f"login_user ({user})", where=where)
+    said = " ".join(said.split())
     return ConnectionFailed(
-        f"Cannot log in to {server_address(params)} as {user} (database {database}): {' '.join(said.split())}. "
-        f"What to do: {remedy}.",
+        f"Cannot log in to {server_address(params)} as {user} (database {database}): "
+        f"{said}{'' if said.endswith('?') else '.'} What to do: {remedy}.",
         reason,
     )
 

@@ -546,9 +546,10 @@ class Run:
         except self.backend.unreachable as error:
             if not self.backend.explains(error, check=self.params["state"] != "planned"):
                 raise
-            self.module.warn(f"Set {self.params['set_name']}: {error} Nothing is known about what is applied.")
+            said = str(error).strip().rstrip(".")
+            self.module.warn(f"Set {self.params['set_name']}: {said}. Nothing is known about what is applied.")
             changed = self.params["state"] != "planned"  # with --check whatever is there may be pending
-            return {**result_of(run.Outcome()), "changed": changed, "unasked": str(error).strip()}
+            return {**result_of(run.Outcome()), "changed": changed, "unasked": f"{said}."}
         self._warn(outcome)
         result = {**result_of(outcome), "changed": outcome.changed and self.params["state"] != "planned"}
         if outcome.needed:
