@@ -122,7 +122,9 @@ def main():
     except ConnectionFailed as error:
         # An earlier task of the same play may be what brings the server.
         if module.check_mode and error.unreachable and module.params["state"] == "created":
-            module.exit_json(changed=True, lines=[str(error)])
+            said = f"{str(error).rstrip('.')}. Nothing is known about what would be backed up."
+            module.warn(said)
+            module.exit_json(changed=True, lines=[said])
         module.fail_json(msg=str(error))
     except (BackupError, ClickHouseError) as error:
         module.fail_json(msg=str(error))

@@ -133,7 +133,9 @@ def main():
         # An earlier task of the same play may be what brings the server or the driver.
         foreseen = module.check_mode and error.reason in ("driver", "unreachable")
         if foreseen and module.params["state"] == "created":
-            module.exit_json(changed=True, lines=[str(error)])
+            said = f"{str(error).rstrip('.')}. Nothing is known about what would be backed up."
+            module.warn(said)
+            module.exit_json(changed=True, lines=[said])
         module.fail_json(msg=str(error))
     except (BackupError, postgres.PostgresError) as error:
         module.fail_json(msg=str(error))

@@ -371,7 +371,8 @@ def test_check_mode_writes_nothing(server, database, backup):
 
 def test_check_mode_on_a_host_without_a_server_is_no_failure(backup):
     result = backup(databases=["d"], check=True, login_port=1)
-    assert result["changed"] and "nothing listens" in result["lines"][0]
+    said = result["lines"][0]
+    assert result["changed"] and "nothing listens" in said and said in str(result["warnings"])
 
 
 @pytest.mark.parametrize("options, said", [

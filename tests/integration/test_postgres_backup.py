@@ -436,7 +436,8 @@ def test_check_mode_writes_nothing(postgres, database, backup):
 def test_check_mode_on_a_host_without_a_server_is_no_failure(tmp_path):
     result = run_module("postgres_backup", {
         "path": str(tmp_path / "b"), "databases": ["a"], "login_port": 1, "login_host": "127.0.0.1"}, check=True)
-    assert result["changed"] and "refused" in result["lines"][0]
+    said = result["lines"][0]
+    assert result["changed"] and "refused" in said and said in str(result["warnings"])
 
 
 @pytest.mark.parametrize("options, said", [
