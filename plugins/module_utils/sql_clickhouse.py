@@ -29,6 +29,11 @@ _NO_ROW = re.compile(
     r"EXPLAIN|GRANT|INSERT|KILL|OPTIMIZE|RENAME|REPLACE|RESTORE|REVOKE|SELECT|SET|SHOW|SYSTEM|TRUNCATE|UNDROP|UPDATE|USE|"
     r"WITH)(?:[ \r(][^\t\n]*)?$)", re.I | re.M,
 )
+# Behind these, FORMAT is the name of a column or table.
+_NAME_FOLLOWS = re.compile(
+    r"[-,.(\[{+*/%=<>!|?:]|SELECT|DISTINCT|AS|FROM|JOIN|ON|WHERE|PREWHERE|HAVING|AND|OR|NOT|BY|WITH|IN|LIKE|ILIKE|CASE|WHEN|"
+    r"THEN|ELSE|BETWEEN|INTO|TABLE|USING|LIMIT|OFFSET", re.I,
+)
 
 
 class ClickHouseSplitter(Splitter):
@@ -41,7 +46,7 @@ class ClickHouseSplitter(Splitter):
     def _reset(self):
         super()._reset()
         self._format = False  # the word FORMAT of an INSERT has just been read
-        self._rows = None  # the name of the format whose rows have to be read yet
+        self._before = ""  # the token before this one
         self._expects_rows = False
 
     def token(self):
@@ -63,8 +68,9 @@ class ClickHouseSplitter(Splitter):
             return self.finish(self.pos - 1)
         else:
             self.begin()
+            before, self._before = self._before, text
             if kind == "word":
-                return self._word(found)
+                return self._word(found, before)
             self._format = False
             if kind == "heredoc":
                 self.enter(found.end(), lambda: self.find(text))
@@ -77,7 +83,7 @@ class ClickHouseSplitter(Splitter):
                 self.depth += (text == "(") - (text == ")")
         return None
 
-    def _word(self, found):
+    def _word(self, found, before):
         word = found.group().upper()
         self.pos = found.end()
         if not self.words:
@@ -93,7 +99,7 @@ class ClickHouseSplitter(Splitter):
         elif word in ("VALUES", "INFILE"):
             self._expects_rows = False
         else:
-            self._format = word == "FORMAT"
+            self._format = word == "FORMAT" and not _NAME_FOLLOWS.fullmatch(before)
         return None
 
     def _data(self):

@@ -112,6 +112,18 @@ CLICKHOUSE = {
         "INSERT INTO t (format) VALUES (1); SELECT 2",
         ["INSERT INTO t (format) VALUES (1)", "SELECT 2"],
     ),
+    "a column called format of a select": (
+        "INSERT INTO t SELECT id, format\nFROM a;\nINSERT INTO t SELECT a.format FROM a; "
+        "INSERT INTO t SELECT format FROM a ORDER BY format LIMIT 1; INSERT INTO format SELECT id AS format FROM a; "
+        "SELECT 2",
+        ["INSERT INTO t SELECT id, format\nFROM a", "INSERT INTO t SELECT a.format FROM a",
+         "INSERT INTO t SELECT format FROM a ORDER BY format LIMIT 1", "INSERT INTO format SELECT id AS format FROM a",
+         "SELECT 2"],
+    ),
+    "inline data behind a list of columns, or a name in quotes": (
+        "INSERT INTO t (a) FORMAT CSV 1\n\nINSERT INTO `t` FORMAT CSV 1\n\nSELECT 2",
+        ["INSERT INTO t (a) FORMAT CSV 1", "INSERT INTO `t` FORMAT CSV 1", "SELECT 2"],
+    ),
     "format of a select": ("SELECT 1 FORMAT Null; SELECT 2", ["SELECT 1 FORMAT Null", "SELECT 2"]),
 }
 
