@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 import http.client
+import re
 import time
 import urllib.error
 
-IDLE = 2.0  # seconds after which the server may have closed the connection, at whatever keep_alive_timeout it has
+IDLE = 2.0  # seconds after which a connection is not used again: the server may close it at any moment
 SMALL = 1 << 16  # bytes of a request that are sent at once
 CONNECT = 10.0  # seconds; statements may take longer, reaching the server does not
 
@@ -57,7 +58,7 @@ class KeepAlive:
 
     def __init__(self, host, port, timeout, context=None):
         self._host, self._port, self._timeout, self._context = host, port, timeout, context
-        self._connection, self._used = None, 0.0
+        self._connection, self._used, self._idle = None, 0.0, IDLE
 
     def _connect(self):
         timeout = min(CONNECT, self._timeout)
@@ -80,8 +81,9 @@ class KeepAlive:
         return answer
 
     def _answer(self, method, url, data, headers):
-        if self._connection is not None and time.monotonic() - self._used > IDLE:
+        if self._connection is not None and time.monotonic() - self._used > self._idle:
             self.close()
+        fresh = self._connection is None
         connection, self._connection = self._connection or self._connect(), None
         try:
             _scheme, _none, _host, path = url.split("/", 3)
@@ -90,6 +92,9 @@ class KeepAlive:
         except BaseException:
             connection.close()
             raise
+        if fresh:
+            limit = re.search(r"timeout=(\d+)", answer.headers.get("Keep-Alive", ""))
+            self._idle = min(IDLE, int(limit.group(1)) / 2) if limit else IDLE
         # Only after the answer has been read to its end is the connection free, and http.client knows whether it lasts.
         self._connection, self._used = connection, time.monotonic()
         return answer

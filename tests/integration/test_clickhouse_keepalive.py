@@ -15,6 +15,7 @@ class Counting(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     ports = []
+    limit = None  # seconds, if any, for which it says that it keeps an idle connection
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -22,6 +23,8 @@ class Counting(BaseHTTPRequestHandler):
         body = b"Code: 62. DB::Exception: no" if self.path.count("fail") else b"1\n"
         self.send_response(400 if self.path.count("fail") else 200)
         self.send_header("Content-Length", str(len(body)))
+        if self.limit is not None:
+            self.send_header("Keep-Alive", f"timeout={self.limit}, max=9999")
         self.end_headers()
         self.wfile.write(body)
 
@@ -86,9 +89,16 @@ def test_the_connection_is_free_while_a_refusal_is_handled(client):
     assert len(set(Counting.ports)) == 1
 
 
-def test_an_idle_connection_is_not_trusted(client, monkeypatch):
+def test_a_connection_that_the_server_keeps_for_no_time_is_not_used_again(client, monkeypatch):
+    monkeypatch.setattr(Counting, "limit", 0)
     client.execute("SELECT 1")
+    client.execute("SELECT 1")
+    assert len(set(Counting.ports)) == 2
+
+
+def test_an_idle_connection_is_not_trusted(client, monkeypatch):
     monkeypatch.setattr(clickhouse_keepalive, "IDLE", -1)
+    client.execute("SELECT 1")
     client.execute("SELECT 1")
     assert len(set(Counting.ports)) == 2
 
