@@ -10,6 +10,8 @@ import re
 
 from .sql_script import ScriptError
 
+MASK = "********"
+LEGIBLE = 3  # characters at the beginning of a secret that tell nothing
 KEEP = 1 << 20  # bytes: shorter scripts are split only once
 _CONNECT = re.compile(r"\\c(?:onnect)?(?:\s|$)")
 _PLACEHOLDER = re.compile(r"\$\{([^{}\s]+)\}")
@@ -22,6 +24,15 @@ _CLOSES = re.compile(
 _PLAIN_CLOSES = re.compile(r"(?:COMMIT|END)(?:\s+(?:WORK|TRANSACTION))?$", re.I)
 
 
+def _forms(value):
+    """What may become of `value` between quotes: a server reads its escapes, and writes it with its own."""
+    forms = set()
+    for text in (value, re.sub(r"\\(.)", r"\1", value.replace("''", "'"))):
+        escaped = text.replace("\\", "\\\\")
+        forms |= {text, escaped, escaped.replace("'", "\\'"), text.replace("'", "''")}
+    return forms
+
+
 class Placeholders:
     """Values for `${name}` in scripts. Without any declared, nothing in a script is a placeholder.
 
@@ -30,12 +41,22 @@ class Placeholders:
 
     def __init__(self, values=None, secrets=None):
         self.values = {name: str(value) for name, value in {**(values or {}), **(secrets or {})}.items()}
-        self._secrets = [str(value) for value in (secrets or {}).values() if value]
+        self._secrets = sorted(
+            {form for value in (secrets or {}).values() if value for form in _forms(str(value))}, key=len, reverse=True
+        )
 
     def mask(self, text):
-        """`text` without the secrets."""
+        """`text` without the secrets, as they are or as a server writes them, or cuts them off with `...`."""
         for secret in self._secrets:
-            text = text.replace(secret, "********")
+            text = text.replace(secret, MASK)
+        *cut, last = text.split("...")
+        return "...".join([*(self._masked_end(piece) for piece in cut), last])
+
+    def _masked_end(self, text):
+        for secret in self._secrets:
+            for length in range(min(len(secret), len(text)), LEGIBLE, -1):
+                if text.endswith(secret[:length]):
+                    return text[:-length] + MASK
         return text
 
     def check(self, statement):

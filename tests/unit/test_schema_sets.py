@@ -106,6 +106,20 @@ def test_a_scan_sees_the_brackets_around_a_script(tmp_path):
     assert not scan("SAVEPOINT a; ROLLBACK TO SAVEPOINT a; ROLLBACK WORK TO a").control
 
 
+@pytest.mark.parametrize("secret, said, masked", [
+    ("it''s hushed", "as '********'", "as '{}'"), ("back\\slashed", "as '********'", "as '{}'"),
+])
+def test_secrets_are_masked_as_a_server_writes_them(secret, said, masked):
+    values = Placeholders({}, {"c": secret})
+    for form in (secret, "it\\'s hushed" if "'" in secret else "back\\\\slashed"):
+        assert values.mask(masked.format(form)) == said
+
+
+def test_a_secret_that_a_server_has_cut_off_is_masked():
+    values = Placeholders({}, {"c": "hush, hush"})
+    assert values.mask("near 'hush, h... (line 1) and so on...") == "near '********... (line 1) and so on..."
+
+
 def test_placeholders_are_filled_once_and_secrets_masked():
     values = Placeholders({"a": "${b}", "b": 1}, {"c": "hush"})
     assert values.fill("${a} ${b} ${c} $b {c}") == "${b} 1 hush $b {c}"
