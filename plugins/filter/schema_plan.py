@@ -67,7 +67,7 @@ def _notes(host, result):
     for conflict in result.get("conflicts", ()):
         yield f"{name}: CONFLICT: {conflict}"
     for script in result.get("missing", ()):
-        yield f"{name}: {script} is applied, but not in the set any more"
+        yield f"{name}: {script} is in the ledger, but not in the set any more"
     if result.get("lock_holder"):
         yield f"{name}: locked by {result['lock_holder']}"
 

@@ -45,6 +45,7 @@ ACCESS_DENIED = 497
 # So a server at its limit of queries refuses one before it begins. Where another server said so, this one has begun.
 _NO_ROOM = re.compile(r"Too many simultaneous (?:\w+ )*queries")
 _TOO_MANY_QUERIES = 202
+PATIENCE = 60  # seconds for which such a server is asked again
 
 _ESCAPES = str.maketrans(
     {"\\": "\\\\", "\0": "\\0", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -187,15 +188,16 @@ class Client:
             )
             raise ConnectionFailed(f"{files or 'the system CA certificates'} cannot be used: {error}") from error
 
-    def execute(self, sql, settings=None, session=None, data=None):
+    def execute(self, sql, settings=None, session=None, data=None, before_retry=None):
         """Execute one statement and return the answer's text (empty for DDL).
 
         settings: server settings and `database`, as a dictionary. session: a session's name, so that USE, SET and
         temporary tables last. data: what follows an INSERT … FORMAT, str or bytes.
-        A server that is at its limit of queries is asked again, for as long as an answer may take.
+        A server that is at its limit of queries is asked again for a minute; before_retry() may raise what ends that.
         Raises ServerError, AuthenticationFailed, ConnectionFailed.
         """
-        deadline = time.monotonic() + self.timeout
+        patience = min(self.timeout, PATIENCE)
+        deadline = time.monotonic() + patience
         while True:
             try:
                 return self._execute(sql, settings, session, data)
@@ -204,10 +206,12 @@ class Client:
                     raise
                 if time.monotonic() > deadline:
                     raise ServerError(
-                        error.code, f"{error.message} So it was for {self.timeout} s: raise that limit, or run again "
+                        error.code, f"{error.message} So it was for {patience} s: raise that limit, or run again "
                         "when the server has less to do",
                     ) from None
             time.sleep(random.uniform(0.05, 0.4))
+            if before_retry:
+                before_retry()
 
     def _execute(self, sql, settings, session, data):
         parameters = {"wait_end_of_query": 1, **(settings or {})}  # so that a late error is the answer's status

@@ -19,6 +19,7 @@ from .schema_plan import COLUMNS, LEASE, Entry, LedgerError, LockTaken, position
 
 TABLE = "schema_ledger"
 _UNKNOWN_TABLE, _UNKNOWN_DATABASE = 60, 81
+_REMOVED = "removed"  # the status of an entry that is none any more
 _NUMBERS = ("statements", "completed", "duration_ms")
 _MOMENTS = ("started_at", "finished_at")
 _DEFINITIONS = {
@@ -65,19 +66,20 @@ class ClickHouseLedger:
         rows = self._select("revision", *COLUMNS)
         if rows is None:
             return None, None
+        # Of removed entries too: a row with a lower one would not come before theirs.
         self._revision = max([row["revision"] for row in rows], default=0)
+        rows = [row for row in rows if row["status"] != _REMOVED]
         return {row["script"]: _entry(row) for row in rows if row["set_name"] == self.set_name}, _position(rows)
 
     def position(self):
         """The second half of what read() returns."""
-        rows = self._select("script", "checksum", "completed")
-        return None if rows is None else _position(rows)
+        rows = self._select("script", "checksum", "completed", "status")
+        return None if rows is None else _position([row for row in rows if row["status"] != _REMOVED])
 
     def _select(self, *columns):
         try:
             return self.rows(
-                f"SELECT set_name, {', '.join(columns)} FROM {self.table()} FINAL "
-                "WHERE status != 'removed' ORDER BY set_name, script"
+                f"SELECT set_name, {', '.join(columns)} FROM {self.table()} FINAL ORDER BY set_name, script"
             )
         except ServerError as error:
             if error.code == _UNKNOWN_TABLE:
@@ -107,8 +109,11 @@ class ClickHouseLedger:
             for statement in statements:
                 self.client.execute(statement, settings)
 
-    def write(self, entry, marker_sql=None):
-        """Write `entry`. marker_sql: an expression in the place of its marker, which the server works out."""
+    def write(self, entry, marker_sql=None, query_id=None):
+        """Write `entry`. marker_sql: an expression in the place of its marker, which the server works out.
+
+        query_id: what the server's log shall call it.
+        """
         self._revision += 1
         values = []
         for name in COLUMNS:
@@ -123,13 +128,14 @@ class ClickHouseLedger:
                 values.append(quote_string(value or ""))
         self.client.execute(
             f"INSERT INTO {self.table()} (set_name, revision, {', '.join(COLUMNS)}) "
-            f"SELECT {quote_string(self.set_name)}, {self._revision}, {', '.join(values)}"
+            f"SELECT {quote_string(self.set_name)}, {self._revision}, {', '.join(values)}",
+            {"query_id": query_id} if query_id else None,
         )
 
     def remove(self, script):
         """Forget `script`."""
         moment = datetime.datetime.now(datetime.timezone.utc)
-        self.write(Entry(script=script, status="removed", started_at=moment))
+        self.write(Entry(script=script, status=_REMOVED, started_at=moment))
 
     def fingerprint(self):
         """(objects, position) as recorded last, (None, None) where none was. Raises LedgerError."""
@@ -160,10 +166,11 @@ class ClickHouseLedger:
 
     def record_fingerprint(self, objects, at):
         """Record `objects` as what the schema looks like at the ledger's position `at`."""
-        self.client.execute(
+        statement = (
             f"INSERT INTO {self.table('_fingerprint')} (taken_at, position, objects, one) "
             f"SELECT now64(3), {quote_string(at)}, {quote_string(json.dumps(objects, sort_keys=True))}, 1"
         )
+        self.client.execute(statement, {"max_query_size": len(statement.encode()) + 1})
 
 
 def _position(rows):

@@ -12,7 +12,7 @@ import threading
 from .clickhouse import AuthenticationFailed, ClickHouseError, Client, ConnectionFailed, ServerError, quote_string
 from .ledger_clickhouse import TABLE, ClickHouseLedger, Lease, NoDatabase
 from .schema_clickhouse_server import OneServer
-from .schema_clickhouse_steps import apply_stepwise
+from .schema_clickhouse_steps import apply_stepwise, settle
 from .schema_plan import LedgerError
 from .sql_clickhouse import ClickHouseSplitter
 
@@ -132,6 +132,11 @@ class ClickHouseBackend:
     def record(self, entry):
         """Write `entry`."""
         self.ledger.write(entry)
+
+    def forget(self, script, entry):
+        """Remove the `entry` of a script, once the server is not at work on it any more."""
+        settle(self, script, entry)
+        self.ledger.remove(script)
 
     def check(self, script, scan):
         """Whether `script` can be run here at all. The splitter has already said most of what there is to say."""

@@ -18,6 +18,7 @@ import secrets
 import time
 
 from .clickhouse import ClickHouseError, ServerError, quote_string
+from .schema_clickhouse_state import HEAD, created, differs, state
 from .schema_plan import Refused, now
 from .schema_scan import ScriptFailed
 
@@ -29,9 +30,16 @@ _FILLS = re.compile(r"\bPOPULATE\b|^CREATE\s+TABLE\b.*\bAS\s*\(?\s*(?:SELECT|WIT
 _THERE_ALREADY = (57, 82, 387, 609)  # a table, database, dictionary, function of this name
 _FUNCTION = re.compile(r"\bFUNCTION\b", re.I)
 _NO_DATABASE = (81,)
-_SESSION = re.compile(r"SET\s+(?!.*\bROLE\b)", re.I)
+_SESSION = re.compile(r"SET\s+(?!DEFAULT\s+ROLE\b)", re.I)
+_FINISHED, _FAILED = "QueryFinish", "ExceptionWhileProcessing"  # in system.query_log; with QueryStart, what has begun
+_BEGUN = {"QueryStart", _FINISHED, _FAILED}
+_MARK = "-mark"  # the end of the query_id that the log has for a marker
+CLOCK = 3  # seconds by which two looks at the server's start may differ
 _LINE = re.compile(r"\(line (\d+), col \d+\)")
-HEAD = 2000  # characters of a statement in which the names of its tables are looked for
+
+
+class _CutOff(ClickHouseError):
+    """A statement of an earlier run was ended by the server before it was done, and has left something."""
 
 
 class _Run:
@@ -50,8 +58,13 @@ class _Run:
         self.window = 0
         self.database, self.moved = backend.context.database, False  # the current one; whether a USE chose it
         self.absent = None  # a USE that could not be repeated yet
-        if self.marker.get("run"):
-            self._wait_for_the_earlier_run()
+        self.unlogged = False  # whether the script itself says what the server logs
+        if self.marker.get("run") and entry.checksum != self.script.checksum:
+            raise Refused(
+                f"{self.script.name} was changed after a run had been cut off in it, behind statement {self.behind} or "
+                f"later: restore the file (SHA-256 {entry.checksum}) and run again; or name it in repair to begin it "
+                "again from its first statement"
+            )
 
     def row(self, status, **more):
         """The ledger's row for where the run is."""
@@ -60,23 +73,11 @@ class _Run:
             completed_checksum=self.completed_checksum or hashlib.sha256().hexdigest(), **more,
         )
 
-    def _wait_for_the_earlier_run(self):
-        """The server finishes a statement whose client has died."""
-        deadline = time.monotonic() + self.backend.params.get("lock_timeout", 60)
-        while self.client.rows(
-            f"SELECT query_id FROM system.processes WHERE startsWith(query_id, {quote_string(self.marker['run'])})"
-        ):
-            if time.monotonic() > deadline:
-                raise Refused(
-                    f"{self.script.name}: the server is still busy with a statement of an earlier run "
-                    f"(query_id {self.marker['run']}-…): wait for its end or kill it, then run again"
-                )
-            time.sleep(0.2)
-
     def one(self, statement):
         """Bring one statement behind us, whatever an earlier run did of it."""
         self.number += 1
         self.digest.update(statement.text.encode() + b"\0")
+        self.unlogged = self.unlogged or "log_queries" in statement.text
         if self.number <= self.behind:
             self._skip(statement)
             return
@@ -85,7 +86,7 @@ class _Run:
             self._use(self.absent, forgive=_NO_DATABASE)
         creates = bool(_CREATES.match(statement.text) and not _FILLS.search(statement.text))
         if self.marker.get("upto", 0) >= self.number and creates:
-            self._execute(statement, forgive=_THERE_ALREADY)
+            self._create_again(statement)
         elif self.marker.get("number") == self.number and not self.backend.place.can_run_again(
             statement.text
         ) and self._taken_effect(statement):
@@ -117,14 +118,38 @@ class _Run:
         if creates:
             if self.number > self.window:
                 self.window = self.number + WINDOW - 1
-                self.backend.record(self.row("running", marker=json.dumps({"run": self.name, "upto": self.window})))
+                self._write_marker({"run": self.name, "upto": self.window}, "at", "toString(toUnixTimestamp(now()))")
             return
         self.window = 0
-        known = json.dumps({"run": self.name, "number": self.number})[:-1] + ', "state": '
-        state = _state(self.database, self.placeholders.fill(statement.text[:HEAD]))
-        self.backend.ledger.write(self.row("running"), f"concat({quote_string(known)}, {state}, '}}')")
+        self._write_marker({"run": self.name, "number": self.number}, "state", self._state(statement))
+
+    def _write_marker(self, marker, name, expression):
+        """Write `marker` with, as `name`, what the server makes of `expression`, which is JSON."""
+        known = json.dumps(marker)[:-1] + f', "{name}": '
+        marker_sql = f"concat({quote_string(known)}, {expression}, '}}')"
+        self.backend.ledger.write(self.row("running"), marker_sql, f"{self.name}-{self.number}{_MARK}")
+
+    def _create_again(self, statement):
+        """Execute a statement that may have been executed: then what it creates is there, made since the marker."""
+        try:
+            self._execute(statement)
+        except ServerError as error:
+            if error.code not in _THERE_ALREADY or self._older(statement):
+                raise
+
+    def _older(self, statement):
+        """Whether what a statement wants to create was there before its marker. False where the server cannot tell."""
+        name = created(self.placeholders.fill(statement.text[:HEAD]))
+        if name is None or "at" not in self.marker:
+            return False
+        made = self.client.rows(
+            "SELECT toUnixTimestamp(metadata_modification_time) AS made FROM system.tables "
+            f"WHERE database = {quote_string(name[0] or self.database)} AND name = {quote_string(name[1])}"
+        )
+        return bool(made) and 0 < made[0]["made"] < self.marker["at"] - CLOCK
 
     def _execute(self, statement, forgive=()):
+        self.backend.lock.check()  # the marker may have waited for room on the server
         if _FUNCTION.search(statement.text[:HEAD]):
             self.backend.functions_change()
         try:
@@ -135,7 +160,7 @@ class _Run:
                         **self._where(), "query_id": f"{self.name}-{self.number}" + (f"-{part}" if part else ""),
                         **self.backend.place.settings,
                     },
-                    session=self.name,
+                    session=self.name, before_retry=self.backend.lock.check,
                 )
         except ServerError as error:
             if error.code not in forgive:
@@ -162,26 +187,42 @@ class _Run:
         )[0]["name"]
 
     def _taken_effect(self, statement):
-        """Whether a statement that was begun, and cut off, is done."""
+        """Whether a statement that was begun, and cut off, is done. Raises _CutOff where it may be so in part."""
         if self.marker.get("failed"):
             return False
-        logged = self._logged(f"{self.marker['run']}-{self.number}")
-        if logged is not None:
-            return logged
-        return differs(self.marker["state"], self._live(statement))
+        before, since = self.marker["state"], self._live(statement)
+        said = self._logged(f"{self.marker['run']}-{self.number}")
+        if _FINISHED in said:
+            return True
+        if said and not said & _BEGUN and ("marked" not in said or (before.get("logs") and not self.unlogged)):
+            return False
+        if not differs(before, since):
+            return False
+        restarted = abs(since["start"] - before.get("start", since["start"])) > CLOCK
+        if (_FAILED in said or restarted) and (statement.word == "INSERT" or _FILLS.search(statement.text)):
+            raise _CutOff(
+                "an earlier run was cut off at this statement, and the server ended it too before it was done"
+            )
+        return True
 
     def _logged(self, query_id):
-        """What the server's log says of a query: True for done, False for failed, None where it says nothing."""
+        """What the server's log says of a statement: types of system.query_log, and `marked` where it has the marker.
+
+        Only of the time since the server's start: what it had not written down by then is lost. Empty where the log
+        says nothing, or may not be read.
+        """
+        statement, mark = quote_string(query_id), quote_string(query_id + _MARK)
         for sql in (
             "SYSTEM FLUSH LOGS",
-            f"SELECT type FROM system.query_log WHERE query_id = {quote_string(query_id)} AND type != 'QueryStart' "
-            "AND event_date >= today() - 30 FORMAT TSVRaw",
+            f"SELECT DISTINCT if(query_id = {mark}, 'marked', toString(type)) FROM system.query_log "
+            f"WHERE query_id IN ({statement}, {mark}) AND event_date >= today() - 30 "
+            f"AND (query_id = {statement} OR event_time > now() - uptime()) FORMAT TSVRaw",
         ):
             try:
-                said = self.client.execute(sql).strip()
+                said = self.client.execute(sql)
             except ServerError:
                 said = ""  # no right, or no such table: then the tables themselves have to tell
-        return said == "QueryFinish" if said else None
+        return set(said.split())
 
     def half_done(self, statement):
         """Whether a statement that the server refused has changed something, like an INSERT's first block."""
@@ -196,46 +237,37 @@ class _Run:
             return False
         return differs(marker["state"], self._live(statement))
 
+    def _state(self, statement):
+        return state(self.database, self.placeholders.fill(statement.text[:HEAD]))
+
     def _live(self, statement):
-        head = self.placeholders.fill(statement.text[:HEAD])
-        return json.loads(self.client.execute(f"SELECT {_state(self.database, head)} FORMAT TSVRaw"))
+        return json.loads(self.client.execute(f"SELECT {self._state(statement)} FORMAT TSVRaw"))
 
 
-def _state(database, head):
-    """An expression for the state of the tables that a statement may name, as JSON."""
-    text = quote_string(head)
-    here = f"(database = {quote_string(database)} OR position({text}, database) > 0)"
-    tables = (
-        "SELECT database, name, toString(uuid) AS id, toString(cityHash64(create_table_query)) AS query, "
-        "if(engine LIKE '%MergeTree', '', concat(toString(total_rows), '/', toString(total_bytes))) AS size "
-        f"FROM system.tables WHERE {here} AND position({text}, name) > 0 ORDER BY database, name"
-    )
-    parts = (
-        "SELECT concat(database, '.', table, '/', partition_id) AS place, toInt32(max(max_block_number)) AS block "
-        f"FROM system.parts WHERE active AND {here} AND position({text}, table) > 0 GROUP BY place ORDER BY place"
-    )
-    mutations = (
-        "SELECT concat(database, '.', table, '/', mutation_id) AS mutation FROM system.mutations "
-        f"WHERE {here} AND position({text}, table) > 0 ORDER BY mutation"
-    )
-    return (
-        f"concat('{{\"tables\":', (SELECT toJSONString(groupArray([database, name, id, query, ifNull(size, '')])) "
-        f"FROM ({tables})), ',\"places\":', (SELECT toJSONString(groupArray(place)) FROM ({parts})), ',\"blocks\":', "
-        f"(SELECT toJSONString(groupArray(block)) FROM ({parts})), ',\"mutations\":', "
-        f"(SELECT toJSONString(groupArray(mutation)) FROM ({mutations})), '}}')"
-    )
+def _wait_for(backend, script, marker):
+    """The server finishes a statement whose client has died."""
+    deadline = time.monotonic() + backend.params.get("lock_timeout", 60)
+    while backend.client.rows(
+        f"SELECT query_id FROM system.processes WHERE startsWith(query_id, {quote_string(marker['run'])})"
+    ):
+        if time.monotonic() > deadline:
+            raise Refused(
+                f"{script}: the server is still busy with a statement of an earlier run (query_id {marker['run']}-…): "
+                "wait for its end or kill it, then run again"
+            )
+        time.sleep(0.2)
 
 
-def differs(before, after):
-    """Whether a statement took effect between two states: merges and the ends of TTLs do not count."""
-    if before["tables"] != after["tables"] or set(after["mutations"]) - set(before["mutations"]):
-        return True
-    blocks = dict(zip(before["places"], before["blocks"]))
-    return any(block > blocks.get(place, -1) for place, block in zip(after["places"], after["blocks"]))
+def settle(backend, script, entry):
+    """Wait until the server does nothing any more for the run that `entry` of the ledger tells of. Raises Refused."""
+    marker = json.loads(entry.marker) if entry and entry.marker else {}
+    if marker.get("run"):
+        _wait_for(backend, script, marker)
 
 
 def apply_stepwise(backend, step, scan):
     """Apply step.script on `backend` from where an earlier run came to. Raises ScriptFailed, Refused."""
+    settle(backend, step.script.name, step.entry)
     run = _Run(backend, step, scan)
     statement = None
     try:
@@ -245,7 +277,7 @@ def apply_stepwise(backend, step, scan):
         backend.record(run.row("applied"))
     except ClickHouseError as error:
         failure = _failure(run, error, statement)
-        if isinstance(error, ServerError):
+        if isinstance(error, (ServerError, _CutOff)):
             marker = json.dumps({"number": run.number, "failed": True})
             backend.record(run.row("failed", error=str(failure), marker=marker))
         raise failure from None
@@ -261,8 +293,8 @@ def _failure(run, error, statement):
     advice = run.backend.place.advice(error)
     if advice:
         remains = advice
-    elif isinstance(error, ServerError):
-        if run.half_done(statement):
+    elif isinstance(error, (ServerError, _CutOff)):
+        if isinstance(error, _CutOff) or run.half_done(statement):
             remains = (
                 "Part of what the failed statement does has happened all the same (some of an INSERT's rows, say): "
                 f"take that back by hand first. {remains}"

@@ -89,8 +89,9 @@ class Step:
 
 
 class Plan:
-    """pending: Steps in order. conflicts: sentences that forbid to apply. missing: applied scripts whose file is gone.
+    """pending: Steps in order. conflicts: sentences that forbid to apply.
 
+    missing: scripts of the ledger whose file is gone, those that are not applied with their status.
     beyond: names of scripts that the target leaves out.
     """
 
@@ -117,7 +118,10 @@ def make_plan(scripts, entries, seed=False, target=None, out_of_order=False):
             continue
         _judge(plan, script, entries.get(script.name), highest if not out_of_order else ())
     names = {script.name for script in scripts}
-    plan.missing = [name for name in entries if name not in names]
+    plan.missing = [
+        name if entry.status in DONE else f"{name} ({entry.status})"
+        for name, entry in entries.items() if name not in names
+    ]
     return plan
 
 

@@ -180,6 +180,10 @@ class PostgresBackend:
     def _transactional(self, script):
         return self.dialect.transactional_ddl and script.transactional()
 
+    def forget(self, script, _entry):
+        """Remove a script's entry."""
+        self.ledger.remove(script)
+
     def apply(self, step, scan):
         """Apply one script and record it. Raises ScriptFailed, Refused."""
         if scan.meta:

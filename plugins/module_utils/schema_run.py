@@ -10,7 +10,7 @@ import contextlib
 import time
 
 from .schema_drift import carry, changes
-from .schema_plan import Entry, Refused, make_plan, now
+from .schema_plan import Entry, LockTaken, Refused, make_plan, now
 from .schema_scan import Scan
 from .sql_script import ScriptError
 
@@ -28,13 +28,16 @@ class Options:
 
 
 class Outcome:
-    """What a run has done, or would do. pending: (Step, Scan) pairs; needed: scripts whose text is not here."""
+    """What a run has done, or would do. pending: (Step, Scan) pairs; needed: scripts whose text is not here.
+
+    unrecorded: whether the run before it has died before it could record the schema.
+    """
 
     def __init__(self):
         self.applied, self.adopted, self.repaired, self.missing, self.beyond = [], [], [], [], []
         self.pending, self.conflicts, self.needed, self.drift = [], [], [], []
         self.ledger = self.lock_holder = None
-        self.waited, self.changed = 0.0, False
+        self.waited, self.changed, self.unrecorded = 0.0, False, False
 
 
 def look(backend, scripts, options):
@@ -90,15 +93,12 @@ def _apply_locked(backend, scripts, options, outcome):
     if entries is None:
         backend.create_ledger()
         entries, at = backend.ledger.read()
-    for name in _repair(scripts, entries, options):
-        outcome.repaired.append(name)
-        if name in entries:
-            backend.record(entries[name])
-        else:
-            backend.ledger.remove(name)
+    found = dict(entries)
+    repaired = _repair(scripts, entries, options)
     recorded, recorded_at = backend.ledger.fingerprint()
     if recorded_at != at:
-        recorded = None  # a run has died between its last script and the fingerprint, or there has been none
+        # A run has died between its last script and the fingerprint, or there has been none.
+        outcome.unrecorded, recorded = recorded is not None, None
     adopts = _adopts(entries, options)
     before = backend.objects() if adopts or recorded is not None else None
     if adopts:
@@ -108,6 +108,12 @@ def _apply_locked(backend, scripts, options, outcome):
         raise Refused("\n".join(outcome.conflicts))
     if outcome.needed:
         return
+    for name in repaired:
+        outcome.repaired.append(name)
+        if name in entries:
+            backend.record(entries[name])
+        else:
+            backend.forget(name, found[name])
     if recorded is not None:
         recorded = backend.expected(recorded, before)
         outcome.drift = changes(recorded, before, options.drift_ignore, backend.laid_out)
@@ -122,6 +128,8 @@ def _apply_locked(backend, scripts, options, outcome):
             backend.lock.check()
             backend.apply(step, scan)
             outcome.applied.append(step.script.name)
+    except LockTaken:
+        raise  # what there is to record is another run's now
     except BaseException:
         _quietly(backend, record)
         raise

@@ -557,15 +557,22 @@ class Run:
         return {**result, **({"diff": diff_of(outcome)} if self.module._diff and outcome.pending else {})}
 
     def _warn(self, outcome):
+        database = self.params["database"]
         if outcome.missing:
+            self.module.warn(f"In the ledger of {database}, but not in the set any more: {', '.join(outcome.missing)}.")
+        if outcome.unrecorded:
             self.module.warn(
-                f"Applied to {self.params['database']}, but not in the set any more: {', '.join(outcome.missing)}."
+                f"An earlier run on {database} ended before it could record the schema: whether somebody has also "
+                "changed it by hand cannot be told."
             )
         if outcome.drift:
             self.module.warn(
-                f"The schema of {self.params['database']} has changed since the last run, and by none of its scripts:\n"
-                + "\n".join(readable(outcome.drift))
+                f"The schema of {database} has changed since the last run, and by none of its scripts:\n"
+                + self._readable(outcome.drift)
             )
+
+    def _readable(self, drift):
+        return self.backend.context.placeholders.mask("\n".join(readable(drift)))
 
     def verify(self):
         """Compare live with recorded. Returns the result; the module fails where they differ."""
@@ -574,7 +581,7 @@ class Run:
         if found:
             self.module.fail_json(
                 msg=f"The schema of {self.params['database']} is not what was recorded after the last run:\n"
-                + "\n".join(readable(found)) + "\nUndo it, or take it over with accept_drift.", drift=found,
+                + self._readable(found) + "\nUndo it, or take it over with accept_drift.", drift=found,
             )
         return {**result_of(run.Outcome()), "changed": False}
 

@@ -162,6 +162,9 @@ def test_a_script_that_is_gone_is_named(engine, made):
     (made.folder / "V1__a.sql").unlink()
     result = made.apply()
     assert result["missing"] == ["V1__a.sql"] and not result["changed"]
+    made.write(V3__c="SELECT 1; SELECT of_nothing").refused()
+    (made.folder / "V3__c.sql").rename(made.folder / "V4__c.sql")
+    assert "V1__a.sql, V3__c.sql (failed)" in str(made.write(V4__c="SELECT 1").apply()["warnings"])
 
 
 def test_check_writes_nothing_and_lists_everything(engine, made):

@@ -43,7 +43,7 @@ def cluster(shards, unique, monkeypatch):
     class Cluster:
         servers, database, sent, fail = shards, unique, [], {}
 
-    def execute(self, sql, settings=None, session=None, data=None):
+    def execute(self, sql, settings=None, session=None, data=None, before_retry=None):
         Cluster.sent.append(sql)
         if sql.startswith("SYSTEM SYNC REPLICA"):
             sql = f"EXISTS TABLE {sql.split()[-1]}"

@@ -603,13 +603,13 @@ def test_two_that_ask_for_a_clickhouse_lease_at_once_do_not_both_get_it(made_cli
 
 def test_a_clickhouse_user_who_may_have_one_query_at_a_time(tmp_path, monkeypatch):
     """Statements wait while the server lists its functions, which is asked for on a second connection."""
-    monkeypatch.setattr(schema_clickhouse, "_FUNCTIONS", f"{schema_clickhouse._FUNCTIONS} AND NOT sleep(1)")
+    monkeypatch.setattr(schema_clickhouse, "_FUNCTIONS", f"{schema_clickhouse._FUNCTIONS} AND (SELECT sleep(1)) = 0")
     start = schema_clickhouse._Beside.start
     server = ClickHouseServer(profile="<max_concurrent_queries_for_user>1</max_concurrent_queries_for_user>")
 
     def start_and_wait(beside):
         start(beside)
-        asked = "SELECT 1 FROM system.processes WHERE query LIKE '%AND NOT sleep(1)'"
+        asked = "SELECT 1 FROM system.processes WHERE query LIKE '%AND (SELECT sleep(1)) = 0'"
         wait_for(lambda: server.query(asked), "the server lists its functions")
 
     monkeypatch.setattr(schema_clickhouse._Beside, "start", start_and_wait)
