@@ -20,6 +20,7 @@ from .backup_folder import Store, human
 
 STATES = ("problem", "warning", "unknown", "ok")
 ENGINES = ("postgresql", "yugabytedb", "clickhouse")
+NAME_TODO = "correct the name, or let DNS or /etc/hosts have it"
 _TAIL = 256 << 10  # bytes of a log that are looked at
 _SEVERE = re.compile(r"\b(ERROR|FATAL|PANIC)\b|<(Error|Fatal|Critical)>|^[EF]\d{4} ")
 # Statements get into logs when they fail, and with them what they were to set.
@@ -136,10 +137,11 @@ def ports(report, wanted):
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
         except OSError as error:
+            todo = "check the address and the firewall between" if where else "start the service, and look at its log"
             listens = f"; here, {where} listens on {port}" if where else f"; nothing on this host listens on {port}"
             report.add(
                 "port", "problem", f"{address} takes no connections: {error.strerror or error}{listens}",
-                "check the address and the firewall between" if where else "start the service, and look at its log",
+                NAME_TODO if isinstance(error, socket.gaierror) else todo,
             )
         else:
             report.add("port", "ok", f"{address} takes connections{f' (listening: {where})' if where else ''}")

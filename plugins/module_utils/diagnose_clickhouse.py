@@ -6,10 +6,14 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+
 from .backup_clickhouse import ledger
 from .backup_folder import human
-from .clickhouse import ClickHouseError, Client, quote_string
+from .clickhouse import AuthenticationFailed, ClickHouseError, Client, quote_string
 from .clickhouse_keeper import majority, read_keeper, tls_context
+from .diagnose import NAME_TODO
 from .diagnose_postgres import report_ledger
 
 AREA = "clickhouse"
@@ -19,15 +23,29 @@ def diagnose(report, params, databases):
     """Look at the server that `params` (LOGIN_SPEC) log in to, and at `databases`."""
     try:
         client = Client({**params, "timeout": 5})
+    except ClickHouseError as error:  # nothing was sent: it is about a file, or says itself what to correct
+        todo = "correct the path, or run playbooks/certificates.yml" if error.__cause__ else ""
+        report.add(AREA, "problem", error, todo)
+        return
+    try:
         [row] = client.rows("SELECT version() AS version, formatReadableTimeDelta(uptime()) AS uptime")
     except ClickHouseError as error:
-        report.add(AREA, "problem", error, "look at the service and its log below")
+        report.add(AREA, "problem", error, remedy(error))
         return
     report.add(AREA, "ok", f"log in as {params['login_user']}: ClickHouse {row['version']}, up for {row['uptime']}")
     for look in (disks, parts, mutations, replicas, queries, failed_backups):
         report.look(AREA, look.__name__, lambda look=look: look(report, client))
     for database in databases:
         report.look(AREA, f"database {database}", lambda database=database: inside(report, client, database))
+
+
+def remedy(error):
+    """What to do about a server that was asked in vain; empty where the error says it."""
+    reason = getattr(error.__cause__, "reason", error.__cause__)
+    if isinstance(reason, socket.gaierror):
+        return NAME_TODO
+    said = isinstance(reason, ssl.SSLError) or isinstance(error, AuthenticationFailed)
+    return "" if said else "look at the service and its log below"
 
 
 def name(row):

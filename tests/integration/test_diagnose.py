@@ -78,6 +78,24 @@ def test_certificates_of_a_keeper_that_are_not_there_are_named(tmp_path):
     assert files["ca_cert"] in found(result, "keeper", "problem") and "certificates.yml" in result["lines"][2]
 
 
+def test_a_name_that_is_not_known_and_a_file_that_is_not_there_are_no_service_to_start(tmp_path):
+    result = look(
+        ports=["nowhere.invalid:5433"],
+        clickhouse={"login_host": "127.0.0.1", "tls": True, "ca_cert": str(tmp_path / "ca.crt")},
+    )
+    assert "-> correct the name, or let DNS or /etc/hosts have it" in found(result, "port", "problem")
+    assert "cannot be used" in found(result, "clickhouse", "problem")
+    assert "-> correct the path, or run playbooks/certificates.yml" in found(result, "clickhouse", "problem")
+    asked = look(clickhouse={"login_host": "nowhere.invalid"})
+    assert "cannot be resolved" in found(asked, "clickhouse", "problem")
+    assert "-> correct the name" in found(asked, "clickhouse", "problem")
+
+
+def test_a_wrong_password_is_no_service_to_look_at(clickhouse):
+    said = found(look(clickhouse={**clickhouse.login(), "login_password": "wrong"}), "clickhouse", "problem")
+    assert "Check login_user and login_password" in said and said.endswith(" -> ")
+
+
 def test_bad_options_are_findings_not_tracebacks(tmp_path):
     (tmp_path / "folder.log").mkdir()
     result = look(ports=["nonsense"], logs=[str(tmp_path / "*.log")])
