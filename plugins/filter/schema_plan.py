@@ -17,7 +17,9 @@ description:
     of several hosts.
 options:
   _input:
-    description: For each host the list of results of its sets, as a loop over the sets' names registers them.
+    description: >-
+      For each host the list of results of its sets, as a loop over the sets' names registers them. A result of
+      C(unasked) alone is about the host itself.
     type: dict
     required: true
 """
@@ -60,7 +62,7 @@ def _rows(host, result):
 
 def _notes(host, result):
     """Sentences about one set."""
-    name = f"{host}, {result.get('item', '')}"
+    name = f"{host}, {result['item']}" if result.get("item") else host
     for reason in ("problem", "unasked"):
         if result.get(reason):
             yield f"{name}: {result[reason]}"

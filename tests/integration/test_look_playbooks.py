@@ -1,0 +1,83 @@
+"""plan.yml, verify.yml and diagnose.yml where some hosts cannot be reached, or the run is about some hosts only."""
+
+import json
+
+import pytest
+from support.playbooks import HOST, ROOT, run_playbook
+
+AWAY = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+NODES = ["db2", "db1", "db3"]  # in this order, which is not that of their names
+
+
+@pytest.fixture
+def ysql(postgres, postgres_database):
+    """The name of a database that says that it is YugabyteDB's."""
+    postgres.query(
+        "CREATE SCHEMA stand_in; CREATE FUNCTION stand_in.version() RETURNS text LANGUAGE sql "
+        "AS $$SELECT 'PostgreSQL 15.2-YB-2025.1.0.0-b1 on x'$$", database=postgres_database)
+    postgres.query(f"ALTER DATABASE {postgres_database} SET search_path = stand_in, pg_catalog, public")
+    return postgres_database
+
+
+@pytest.fixture
+def play(tmp_path, postgres, ysql):
+    """A function that runs a playbook on a cluster, a node that has left it, a Keeper and the application's host.
+
+    `hosts` are variables of some.
+    """
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts/init.sql").write_text("CREATE TABLE a (n int);")
+    variables = {
+        "yugabyte_db_nodes": NODES, "database_environment": "prod", "ansible_become": False,
+        "schema_load_sets": [
+            {"name": "s", "engine": "yugabytedb", "database": ysql, "path": str(tmp_path / "scripts")}],
+        **{f"{role}_{name}": value for role in ("schema_load_postgresql", "postgres_user")
+           for name, value in {**postgres.login(), "ssl_mode": "disable"}.items()},
+    }
+
+    def run(playbook, *options, **hosts):
+        groups = {"yugabyte": [*NODES, "db4"], "clickhouse_keeper": ["keeper1"], "application": ["app1"],
+                  "postgres": [], "clickhouse": []}
+        inventory = tmp_path / "inventory.json"
+        inventory.write_text(json.dumps({"all": {"vars": variables, "children": {group: {
+            "hosts": {name: {**HOST, **hosts.get(name, {})} for name in names}} for group, names in groups.items()
+        }}}))
+        return run_playbook(tmp_path, ROOT / f"playbooks/{playbook}.yml", None, "-i", str(inventory),
+                            "-l", "all:!test", *options)
+
+    return run
+
+
+def rows(run):
+    """The words of the run's lines."""
+    return [line.strip(" -'").split() for line in run.output.splitlines()]
+
+
+def words(run):
+    """What the run says, wherever lines are broken."""
+    return " ".join(run.output.split())
+
+
+def test_the_first_node_that_answers_is_asked_for_the_plan(play):
+    run = play("plan", db2=AWAY)
+    assert ["db1", "s", "init.sql", "baseline", "new", "1"] in rows(run) and ["db2", "unreachable"] in rows(run)
+    assert "db2: ssh: connect to host 127.0.0.1 port 1: Connection refused" in words(run)
+    # It ends as with a server that could not be asked, in the table's words.
+    assert run.code == 2 and run.count("failed") == 1 and run.count("changed") == 0
+    assert "unreachable: see the table" in run.output and "unasked: see" not in run.output
+
+
+@pytest.mark.parametrize("options, hosts, asked", [
+    (("-l", "db3"), {}, "db3"), ((), {}, "db2"),
+    (("--check",), {"db2": {"schema_load_postgresql_login_port": 1}}, "db1"),
+])
+def test_one_node_speaks_for_its_cluster(play, options, hosts, asked):
+    run = play("plan", *options, **hosts).ok()
+    assert [row[0] for row in rows(run) if row[1:2] == ["s"]] == [asked] and run.count("changed") == 0
+
+
+@pytest.mark.parametrize("limit", ["app1", "keeper1", "db4"])
+def test_a_plan_of_hosts_without_a_database_fails(play, limit):
+    run = play("plan", "-l", limit)
+    assert run.code == 2 and f"Nothing was asked: there is no host of a database among {limit}." in words(run)
+    assert "Name an environment with -l" in words(run) and "HOST" not in run.output
