@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.playbooks import HOST, ROOT, run_playbook
+from support.playbooks import HOST, ROOT, role_play, run_playbook
 
 AWAY = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
 NODES = ["db2", "db1", "db3"]  # in this order, which is not that of their names
@@ -45,6 +45,7 @@ def play(tmp_path, postgres, ysql):
         return run_playbook(tmp_path, ROOT / f"playbooks/{playbook}.yml", None, "-i", str(inventory),
                             "-l", "all:!test", *options)
 
+    run.load = lambda: run_playbook(tmp_path, role_play("schema_load"), variables).ok()
     return run
 
 
@@ -81,3 +82,27 @@ def test_a_plan_of_hosts_without_a_database_fails(play, limit):
     run = play("plan", "-l", limit)
     assert run.code == 2 and f"Nothing was asked: there is no host of a database among {limit}." in words(run)
     assert "Name an environment with -l" in words(run) and "HOST" not in run.output
+
+
+def test_schemas_are_compared_without_the_hosts_that_cannot_be_reached(play, postgres, ysql):
+    play.load()
+    run = play("verify", app1=AWAY, db2=AWAY)
+    assert run.code == 2 and run.count("failed") == 2 and run.count("changed") == 0
+    for host in ("app1", "db2"):
+        assert f"{host} cannot be reached, and was not looked at: ssh: connect to host" in words(run)
+    assert "No schema was compared" not in run.output
+    postgres.query("ALTER TABLE a ADD COLUMN by_hand int", database=ysql)
+    run = play("verify", app1=AWAY, db2=AWAY)
+    assert run.code == 2 and "failed: [db1] (item=s)" in run.output
+    assert "a.by_hand" in run.output
+
+
+def test_schemas_are_compared_through_the_node_that_was_named(play):
+    play.load()
+    run = play("verify", "-l", "db3", "--check").ok()
+    assert run.count("changed") == 0 and "ok: [db3] => (item=s)" in run.output
+
+
+def test_no_schema_compared_is_no_success(play):
+    run = play("verify", "-l", "keeper1")
+    assert run.code == 2 and "No schema was compared: no host of a database could be asked among keeper1." in words(run)
