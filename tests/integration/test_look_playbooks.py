@@ -106,3 +106,12 @@ def test_schemas_are_compared_through_the_node_that_was_named(play):
 def test_no_schema_compared_is_no_success(play):
     run = play("verify", "-l", "keeper1")
     assert run.code == 2 and "No schema was compared: no host of a database could be asked among keeper1." in words(run)
+
+
+def test_hosts_that_cannot_be_reached_have_a_diagnosis_too(play):
+    run = play("diagnose", db2=AWAY, app1=AWAY).ok()
+    assert run.count("failed") == run.count("unreachable") == run.count("changed") == 0
+    report = "PROBLEM host cannot be reached: ssh: connect to host 127.0.0.1 port 1: Connection refused"
+    assert words(run).count(report) == 2 and words(run).count("-> is it up? network, name, key") == 2
+    assert run.output.count("problems: ") == 4
+    assert [row[0] for row in rows(run) if row[1:3] == ["s", "init.sql"]] == ["db1"]
