@@ -52,19 +52,13 @@ class _Run:
         entry = step.resumable
         self.behind = entry.completed if entry else 0
         self.behind_checksum = entry.completed_checksum if entry else None
-        self.marker = json.loads(entry.marker) if entry and entry.marker else {}
+        self.marker = step.marker()
         self.started, self.name = now(), f"schema_apply-{secrets.token_hex(8)}"
         self.number, self.completed, self.completed_checksum = 0, self.behind, self.behind_checksum
         self.window = 0
         self.database, self.moved = backend.context.database, False  # the current one; whether a USE chose it
         self.absent = None  # a USE that could not be repeated yet
         self.unlogged = False  # whether the script itself says what the server logs
-        if self.marker.get("run") and entry.checksum != self.script.checksum:
-            raise Refused(
-                f"{self.script.name} was changed after a run had been cut off in it, behind statement {self.behind} or "
-                f"later: restore the file (SHA-256 {entry.checksum}) and run again; or name it in repair to begin it "
-                "again from its first statement"
-            )
 
     def row(self, status, **more):
         """The ledger's row for where the run is."""

@@ -87,6 +87,22 @@ class Step:
             return None
         return None if self.script.kind == "repeatable" and entry.checksum != self.script.checksum else entry
 
+    def marker(self):
+        """What resumable's run has written down before the statement at which it ended; {} where it did not.
+
+        Raises Refused where it was cut off there and the script was changed since: what is to be seen of the statement
+        would be taken for its new text's.
+        """
+        entry = self.resumable
+        marker = json.loads(entry.marker) if entry and entry.marker else {}
+        if marker and not marker.get("failed") and entry.checksum != self.script.checksum:
+            raise Refused(
+                f"{self.script.name} was changed after a run had been cut off in it, behind statement {entry.completed}"
+                f" or later: restore the file (SHA-256 {entry.checksum}) and run again; or name it in repair to begin "
+                "it again from its first statement"
+            )
+        return marker
+
 
 class Plan:
     """pending: Steps in order. conflicts: sentences that forbid to apply.

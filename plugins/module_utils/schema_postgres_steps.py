@@ -39,7 +39,7 @@ class _Run:
         entry = step.resumable
         self.behind = entry.completed if entry else 0
         self.behind_checksum = entry.completed_checksum if entry else None
-        self.marker = json.loads(entry.marker) if entry and entry.marker else None
+        self.marker = step.marker()
         self.started = now()
         self.number, self.completed, self.completed_checksum = 0, self.behind, self.behind_checksum
         self.open_marker = None  # of the statement that runs by itself just now

@@ -16,6 +16,7 @@ from ansible_collections.frameworks.database.plugins.module_utils import (
     ledger_clickhouse,
     ledger_postgres,
     schema_clickhouse,
+    schema_postgres,
     schema_psql,
 )
 from ansible_collections.frameworks.database.plugins.module_utils import postgres as postgres_module
@@ -288,6 +289,34 @@ def test_a_failed_script_goes_on_behind_what_is_done(request, engine):
     assert made.apply()["applied"] == ["V1__a.sql"]
     assert count() == 4
     assert not made.apply()["changed"]
+
+
+@pytest.mark.parametrize("engine, statement", [
+    ("postgresql", "CREATE INDEX CONCURRENTLY i ON a (n)"), ("yugabytedb", "ALTER TABLE a ADD COLUMN i int"),
+])
+def test_a_statement_that_is_edited_after_it_was_cut_off_is_refused(request, monkeypatch, engine, statement):
+    made = request.getfixturevalue("yugabyte" if engine == "yugabytedb" else "made")
+    text = f"-- no-transaction\nCREATE TABLE a (n int); {statement};"
+
+    def killed():
+        execute = schema_postgres.PostgresBackend.execute
+
+        def once(self, one):
+            execute(self, one)
+            if one.text == statement:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        schema_postgres.PostgresBackend.execute = once
+        made.apply()
+
+    monkeypatch.setattr(ledger_postgres.Lease, "seconds", HOLD)
+    made.write(V1__a=text)
+    assert in_child(killed) == -signal.SIGKILL
+    made.write(V1__a=text.replace("a (n)", "a ((n + 1))").replace("COLUMN i", "COLUMN j"))
+    said = made.refused()
+    assert "V1__a.sql was changed after a run had been cut off in it" in said and "repair" in said
+    made.write(V1__a=text)
+    assert made.apply()["applied"] == ["V1__a.sql"]
 
 
 @pytest.mark.parametrize("engine", ["yugabytedb", "clickhouse"])
