@@ -73,18 +73,27 @@ def state(database, text):
         "SELECT concat(database, '.', table, '/', mutation_id) AS mutation FROM system.mutations "
         f"WHERE {here} AND {named('table')} ORDER BY mutation"
     )
+    others = f"SELECT concat('database ', name) AS other FROM system.databases WHERE {named('name')}"
+    if re.search(r"\bFUNCTION\b", text, re.I):  # the server is slow to list them, with all its own
+        others += (
+            " UNION ALL SELECT concat('function ', name, create_query) AS other FROM system.functions "
+            f"WHERE origin = 'SQLUserDefined' AND {named('name')}"
+        )
     return (
         f"concat('{{\"tables\":', (SELECT toJSONString(groupArray([database, name, id, query, ifNull(size, '')])) "
         f"FROM ({tables})), ',\"places\":', (SELECT toJSONString(groupArray(place)) FROM ({parts})), ',\"blocks\":', "
         f"(SELECT toJSONString(groupArray(block)) FROM ({parts})), ',\"mutations\":', "
         f"(SELECT toJSONString(groupArray(mutation)) FROM ({mutations})), "
+        f"',\"others\":', (SELECT toJSONString(arraySort(groupArray(other))) FROM ({others})), "
         f"',\"start\":', toString(toUnixTimestamp(now()) - uptime()), ',\"logs\":', toString({_LOGS}), '}}')"
     )
 
 
 def differs(before, after):
     """Whether a statement took effect between two states: merges and the ends of TTLs do not count."""
-    if before["tables"] != after["tables"] or set(after["mutations"]) - set(before["mutations"]):
+    if any(before.get(name, after[name]) != after[name] for name in ("tables", "others")):
+        return True
+    if set(after["mutations"]) - set(before["mutations"]):
         return True
     blocks = dict(zip(before["places"], before["blocks"]))
     return any(block > blocks.get(place, -1) for place, block in zip(after["places"], after["blocks"]))

@@ -118,6 +118,21 @@ def test_what_an_application_writes_is_no_sign_of_a_statement(server, make, stat
     assert query(ask) == done
 
 
+@pytest.mark.parametrize("before, statement", [
+    ("CREATE FUNCTION {} AS n -> n", "DROP FUNCTION {}"), ("CREATE DATABASE {}", "DROP DATABASE {}"),
+    ("CREATE DATABASE {}", "RENAME DATABASE {} TO {}_renamed"),
+])
+def test_what_shows_in_no_table_is_not_done_twice(server, make, unique, before, statement):
+    made, _query = make(server)
+    name = f"{unique}_other"
+    try:
+        made.write(V1__a=f"{before}; {statement}".replace("{}", name))
+        killed(made, statement.replace("{}", name))
+        assert made.apply()["applied"] == ["V1__a.sql"]
+    finally:
+        server.query(f"DROP DATABASE IF EXISTS {name}_renamed")
+
+
 def test_a_statement_that_was_refused_for_want_of_room_first_is_done_once(logging, make, monkeypatch):
     made, query = make(logging, login_user="one", login_password="one")
 
