@@ -184,15 +184,16 @@ class _Run:
         """Whether a statement that was begun, and cut off, is done. Raises _CutOff where it may be so in part."""
         if self.marker.get("failed"):
             return False
-        before, since = self.marker["state"], self._live(statement)
+        before, after = self.marker["state"], self._live(statement)
         said = self._logged(f"{self.marker['run']}-{self.number}")
         if _FINISHED in said:
             return True
-        if said and not said & _BEGUN and ("marked" not in said or (before.get("logs") and not self.unlogged)):
+        complete = "marked" in said and before.get("logs") and not self.unlogged
+        if (complete or "ExceptionBeforeStart" in said) and not said & _BEGUN:
             return False
-        if not differs(before, since):
+        if not differs(before, after):
             return False
-        restarted = abs(since["start"] - before.get("start", since["start"])) > CLOCK
+        restarted = abs(after["start"] - before.get("start", after["start"])) > CLOCK
         if (_FAILED in said or restarted) and (statement.word == "INSERT" or _FILLS.search(statement.text)):
             raise _CutOff(
                 "an earlier run was cut off at this statement, and the server ended it too before it was done"
@@ -200,22 +201,24 @@ class _Run:
         return True
 
     def _logged(self, query_id):
-        """What the server's log says of a statement: types of system.query_log, and `marked` where it has the marker.
+        """What the server's log says of a statement: types of system.query_log, and `marked` where it has its marker.
 
-        Only of the time since the server's start: what it had not written down by then is lost. Empty where the log
-        says nothing, or may not be read.
+        That it has only where everything was written down: all of it, and since the server's start. Empty where the
+        log says nothing, or may not be read.
         """
-        statement, mark = quote_string(query_id), quote_string(query_id + _MARK)
-        for sql in (
-            "SYSTEM FLUSH LOGS",
-            f"SELECT DISTINCT if(query_id = {mark}, 'marked', toString(type)) FROM system.query_log "
-            f"WHERE query_id IN ({statement}, {mark}) AND event_date >= today() - 30 "
-            f"AND (query_id = {statement} OR event_time > now() - uptime()) FORMAT TSVRaw",
-        ):
-            try:
-                said = self.client.execute(sql)
-            except ServerError:
-                said = ""  # no right, or no such table: then the tables themselves have to tell
+        statement, mark, flushed = quote_string(query_id), quote_string(query_id + _MARK), True
+        try:
+            self.client.execute("SYSTEM FLUSH LOGS")
+        except ServerError:
+            flushed = False  # no right to
+        try:
+            said = self.client.execute(
+                f"SELECT DISTINCT if(query_id = {mark}, 'marked', toString(type)) FROM system.query_log "
+                f"WHERE event_date >= today() - 30 AND (query_id = {statement} "
+                f"OR (query_id = {mark} AND {flushed:d} AND event_time > now() - uptime())) FORMAT TSVRaw"
+            )
+        except ServerError:
+            said = ""  # no right, or no such table: then the tables themselves have to tell
         return set(said.split())
 
     def half_done(self, statement):
@@ -238,25 +241,22 @@ class _Run:
         return json.loads(self.client.execute(f"SELECT {self._state(statement)} FORMAT TSVRaw"))
 
 
-def _wait_for(backend, script, marker):
-    """The server finishes a statement whose client has died."""
+def settle(backend, script, entry):
+    """Wait for what the server still does for the run that `entry` of the ledger tells of. Raises Refused.
+
+    It finishes a statement whose client has died.
+    """
+    run = json.loads(entry.marker).get("run") if entry and entry.marker else None
     deadline = time.monotonic() + backend.params.get("lock_timeout", 60)
-    while backend.client.rows(
-        f"SELECT query_id FROM system.processes WHERE startsWith(query_id, {quote_string(marker['run'])})"
+    while run and backend.client.rows(
+        f"SELECT query_id FROM system.processes WHERE startsWith(query_id, {quote_string(run)})"
     ):
         if time.monotonic() > deadline:
             raise Refused(
-                f"{script}: the server is still busy with a statement of an earlier run (query_id {marker['run']}-…): "
-                "wait for its end or kill it, then run again"
+                f"{script}: the server is still busy with a statement of an earlier run (query_id {run}-…): wait for "
+                "its end or kill it, then run again"
             )
         time.sleep(0.2)
-
-
-def settle(backend, script, entry):
-    """Wait until the server does nothing any more for the run that `entry` of the ledger tells of. Raises Refused."""
-    marker = json.loads(entry.marker) if entry and entry.marker else {}
-    if marker.get("run"):
-        _wait_for(backend, script, marker)
 
 
 def apply_stepwise(backend, step, scan):
