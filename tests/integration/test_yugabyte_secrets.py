@@ -134,6 +134,12 @@ def set_variable(text):
     return lambda environment: environment.variables.write_text(f"{text}\n")
 
 
+def one_host_in_clear(environment):
+    hosts = environment.folder / "hosts.yml"
+    name = "    analytics2.staging.example:\n"
+    hosts.write_text(hosts.read_text().replace(name, f"{name}      clickhouse_db_tls: false\n"))
+
+
 @pytest.mark.parametrize(("spoil", "says"), [
     (set_secret("postgres_user_password", "frameworks_dev"), "published one"),
     (set_secret("yugabyte_db_superuser_password", "fifteen-letters"), "shorter than 16"),
@@ -143,6 +149,10 @@ def set_variable(text):
     (set_variable("postgres_user_ssl_mode: disable"), "travel in clear"),
     (set_variable("application_settings_postgres_ssl_mode: prefer"), "travel in clear"),
     (set_variable("yugabyte_db_tls: false"), "travel in clear"),
+    (set_variable("clickhouse_db_tls: false"), "clickhouse_db_tls is false on analytics1.staging.example, analytics2"),
+    (set_variable("schema_load_clickhouse_tls: 'no'"), "schema_load_clickhouse_tls is false on analytics1"),
+    (set_variable("application_settings_clickhouse_tls: false"), "_tls is false on app1.staging.example, which lets"),
+    (one_host_in_clear, "clickhouse_db_tls is false on analytics2.staging.example, which lets"),
     (set_variable("schema_load_demo_seed: true"), "demo data"),
 ])
 def test_what_staging_refuses(environment, spoil, says):
