@@ -134,6 +134,14 @@ def set_variable(text):
     return lambda environment: environment.variables.write_text(f"{text}\n")
 
 
+def beside_the_hosts(environment):
+    (environment.folder / "more").write_text("db1.staging.example postgres_user_password=xxx\n")
+
+
+def decrypt(environment):
+    environment.vault.write_text(environment.secrets())
+
+
 def one_host_in_clear(environment):
     hosts = environment.folder / "hosts.yml"
     name = "    analytics2.staging.example:\n"
@@ -145,7 +153,10 @@ def one_host_in_clear(environment):
     (set_secret("yugabyte_db_superuser_password", "fifteen-letters"), "shorter than 16"),
     (set_secret("clickhouse_db_password", "''"), "is not set"),
     (set_variable("postgres_user_password: '{{ clickhouse_db_password }}'"), "are the same"),
-    (set_variable("other_password: in clear for all to see"), "secret in clear"),
+    (set_variable("other_password: in clear for all to see"), "zz.yml has a secret in clear. Move it into"),
+    (set_variable("clickhouse_users: [{name: reader, password: xxx}]"), "zz.yml has a secret in clear. Move it into"),
+    (beside_the_hosts, "more has a secret in clear. Move it into"),
+    (decrypt, "vault.yml is not encrypted. Encrypt it (ansible-vault encrypt), and give its secrets new values"),
     (set_variable("postgres_user_ssl_mode: disable"), "travel in clear"),
     (set_variable("application_settings_postgres_ssl_mode: prefer"), "travel in clear"),
     (set_variable("yugabyte_db_tls: false"), "travel in clear"),
@@ -161,6 +172,7 @@ def test_what_staging_refuses(environment, spoil, says):
     assert run.code
     assert says in " ".join(run.output.split())
     assert run.count("unreachable") == 0
+    assert ("Move it into" in run.output) == ("Move it into" in says)
 
 
 def test_operations_want_to_know_the_environment(environment):
