@@ -117,6 +117,7 @@ def play_on_nodes(tmp_path, playbook, *options, **hosts):
         "vars": {
             "yugabyte_db_nodes": NODES, "ansible_become": False, "postgres_user_login_host": "127.0.0.1",
             "postgres_user_login_port": 1,
+            "database_environment": "qa", "database_secrets": [], "database_secrets_file": "/nowhere",
         },
     }}}}))
     return run_playbook(tmp_path, PLAYBOOKS / f"{playbook}.yml", None, "-i", str(inventory), *options)
@@ -159,3 +160,18 @@ def test_every_node_of_a_cluster_loses_its_old_backups(tmp_path):
     run = play_on_nodes(tmp_path, "backup", "-t", "prune", "-e", "backup_keep=1", "-e", "backup_keep_days=0").ok()
     assert run.count("changed") == 5
     assert {path.name for node in NODES for path in (tmp_path / node).glob("2*")} == {"20261121T030000Z"}
+
+
+@pytest.mark.parametrize(("group", "named", "environment"), [
+    ("own", {}, "dev"), ("prod", {}, "prod"), ("own", {"database_environment": "qa"}, "qa"),
+])
+def test_nothing_of_another_environment_is_taken_for_dev(tmp_path, group, named, environment):
+    """What has to be typed before restore.yml replaces anything."""
+    inventory = tmp_path / "inventory.json"
+    inventory.write_text(json.dumps({group: {"hosts": {"test": {**HOST, **named}}}}))
+    tasks = [
+        {"ansible.builtin.include_vars": str(ROOT / "roles/backup/vars/main.yml")},
+        {"ansible.builtin.debug": {"msg": "it is {{ __backup_environment }}"}},
+    ]
+    run = run_playbook(tmp_path, {"hosts": group, "gather_facts": False, "tasks": tasks}, None, "-i", str(inventory))
+    assert f"it is {environment}" in run.ok().output

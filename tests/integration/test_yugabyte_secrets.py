@@ -10,6 +10,8 @@ import pytest
 from support.playbooks import CONTROLLER, ROOT
 
 BIN = Path(sys.executable).parent
+CHECKSUM = f"yugabyte_db_archive_sha256: {'0' * 64}\n"
+COMPLETE = f"ansible_host: 127.0.0.1\nansible_port: 9\n{CHECKSUM}"
 
 
 class Environment:
@@ -99,18 +101,14 @@ def test_without_a_vault_password_nothing_is_written(environment):
 
 def test_whole_secrets_pass(environment):
     # Nobody listens there: what passes the refusals ends as unreachable.
-    environment.variables.write_text(
-        f"ansible_host: 127.0.0.1\nansible_port: 9\nyugabyte_db_archive_sha256: {'0' * 64}\n"
-    )
+    environment.variables.write_text(COMPLETE)
     run = environment.run("staging.yml", "-e", "environment_at_once=false")
     assert run.count("failed") == 0
     assert run.count("unreachable") > 0
 
 
 def test_both_sides_are_begun_and_the_run_fails_with_them(environment):
-    environment.variables.write_text(
-        f"ansible_host: 127.0.0.1\nansible_port: 9\nyugabyte_db_archive_sha256: {'0' * 64}\n"
-    )
+    environment.variables.write_text(COMPLETE)
     run = environment.run("staging.yml")
     said = re.sub(r"\s+", " ", run.output)
     assert run.code == 2
@@ -131,7 +129,16 @@ def set_secret(name, value):
 
 
 def set_variable(text):
-    return lambda environment: environment.variables.write_text(f"{text}\n")
+    return lambda environment: environment.variables.write_text(f"{CHECKSUM}{text}\n")
+
+
+def without_a_checksum(environment):
+    environment.variables.unlink()
+
+
+def without_the_environment(environment):
+    main = environment.folder / "group_vars/staging/main.yml"
+    main.write_text(main.read_text().replace("database_environment: staging\n", ""))
 
 
 def beside_the_hosts(environment):
@@ -151,7 +158,8 @@ def one_host_in_clear(environment):
 @pytest.mark.parametrize(("spoil", "says"), [
     (set_secret("postgres_user_password", "frameworks_dev"), "published one"),
     (set_secret("yugabyte_db_superuser_password", "fifteen-letters"), "shorter than 16"),
-    (set_secret("clickhouse_db_password", "''"), "is not set"),
+    (set_secret("clickhouse_db_password", "''"), "clickhouse_db_password: not set. Let playbooks/secrets"),
+    (set_variable("postgres_user_password: ''"), "postgres_user_password: not set"),
     (set_variable("postgres_user_password: '{{ clickhouse_db_password }}'"), "are the same"),
     (set_variable("other_password: in clear for all to see"), "zz.yml has a secret in clear. Move it into"),
     (set_variable("clickhouse_users: [{name: reader, password: xxx}]"), "zz.yml has a secret in clear. Move it into"),
@@ -165,14 +173,53 @@ def one_host_in_clear(environment):
     (set_variable("application_settings_clickhouse_tls: false"), "_tls is false on app1.staging.example, which lets"),
     (one_host_in_clear, "clickhouse_db_tls is false on analytics2.staging.example, which lets"),
     (set_variable("schema_load_demo_seed: true"), "demo data"),
+    (without_a_checksum, "yugabyte_db_archive_sha256 is not set for db1.staging.example. Put the SHA-256"),
+    (without_the_environment, "are not all set for db1.staging.example, db2.staging.example"),
 ])
 def test_what_staging_refuses(environment, spoil, says):
+    environment.variables.write_text(CHECKSUM)
     spoil(environment)
     run = environment.run("staging.yml")
     assert run.code
     assert says in " ".join(run.output.split())
     assert run.count("unreachable") == 0
     assert ("Move it into" in run.output) == ("Move it into" in says)
+
+
+def refused(run, says):
+    """The run ends before it reaches a host, in one place, with a sentence and no list of all arguments."""
+    assert run.code and says in " ".join(run.output.split()), run.output
+    assert (run.count("failed"), run.count("unreachable"), run.output.count("[ERROR]")) == (1, 0, 1)
+    assert len(run.output.splitlines()) < 60
+
+
+@pytest.mark.parametrize("playbook", ["staging", "rolling_restart", "upgrade_rollback", "backup", "clickhouse_upgrade"])
+def test_without_secrets_nothing_begins(environment, playbook):
+    environment.vault.unlink()
+    environment.variables.write_text(COMPLETE)
+    run = environment.run(f"{playbook}.yml", "-l", "staging")
+    refused(run, "clickhouse_db_interserver_password: not set. Let playbooks/secrets.yml -l staging make what is")
+    assert "yugabyte_db_superuser_password, yugabyte_db_ca_passphrase, postgres_user" in " ".join(run.output.split())
+
+
+@pytest.mark.parametrize("playbook", ["rolling_restart.yml", "upgrade_rollback.yml"])
+def test_without_the_archive_s_checksum_nothing_begins(environment, playbook):
+    run = environment.run(playbook, "-l", "staging")
+    refused(run, "yugabyte_db_archive_sha256 is not set for db1.staging.example. Put the SHA-256")
+
+
+@pytest.mark.parametrize("playbook", ["rolling_restart.yml", "backup.yml", "secrets.yml"])
+def test_what_does_not_say_which_environment_it_is_is_not_taken_for_dev(environment, playbook):
+    environment.variables.write_text(COMPLETE)
+    without_the_environment(environment)
+    refused(environment.run(playbook, "-l", "staging"), "database_secrets_file are not all set for db1.staging.example")
+
+
+@pytest.mark.parametrize("playbook", ["rolling_restart.yml", "backup.yml"])
+def test_with_everything_set_operations_go_to_their_hosts(environment, playbook):
+    environment.variables.write_text(COMPLETE)
+    run = environment.run(playbook, "-l", "staging")
+    assert (run.count("failed"), run.count("unreachable") > 0) == (0, True), run.output
 
 
 def test_operations_want_to_know_the_environment(environment):

@@ -1,14 +1,18 @@
 """All inventories are read together: nothing in one may reach the hosts of another."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ("dev", "staging", "prod")
+# They build an environment, take dev away, or look at everything there is.
+NO_OPERATIONS = {"dev", "dev_destroy", "environment", "staging", "prod", "secrets", "plan", "diagnose"}
 FUNCTIONS = {"postgres", "yugabyte", "clickhouse", "clickhouse_keeper", "application"}
 
 
@@ -62,3 +66,20 @@ def test_nothing_of_one_environment_is_in_the_variables_of_another(inventory):
         for host in hosts(inventory, environment):
             assert inventory["_meta"]["hostvars"][host]["database_environment"] == environment
             assert f"{other}_" not in json.dumps(inventory["_meta"]["hostvars"][host])
+
+
+def test_every_operation_begins_with_the_question_whom_it_is_about():
+    """There it is also found out whether all is set that roles need."""
+    for path in (ROOT / "playbooks").glob("*.yml"):
+        if path.stem not in NO_OPERATIONS:
+            first = yaml.safe_load(path.read_text())[0]
+            imported = [task.get("ansible.builtin.import_tasks") for task in first.get("pre_tasks", first.get("tasks"))]
+            assert {"tasks/one_cluster.yml", "tasks/one_environment.yml"} & set(imported), path
+
+
+def test_what_the_playbooks_ask_of_an_inventory_is_written_down():
+    used = {
+        name for path in (ROOT / "playbooks").rglob("*.yml")
+        for name in re.findall(r"\bdatabase_[a-z_]+\b", path.read_text())
+    } - {"database_clickhouse_in_clear"}  # the containers' own
+    assert used == set(re.findall(r"^\| `(database_\w+)`", (ROOT / "inventories/README.md").read_text(), re.M))
