@@ -1,32 +1,55 @@
-"""What `ansible-galaxy collection build` packs."""
+"""What `ansible-galaxy collection build` packs, and how the README installs it."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
-PROGRAM = Path(sys.executable).with_name("ansible-galaxy")
+COLLECTION = "ansible_collections/frameworks/database"
+PRIVATE = ["vault.yml", "pki/ca.key", "pki/ca.crt", "pki/clickhouse/ca.key", "pki/clickhouse-2/ca.key"]
 
 
-def test_an_environment_s_secrets_and_authorities_are_not_packed(tmp_path):
-    """They lie in the checkout of whoever builds; encrypted or not, they are nobody else's."""
+@pytest.fixture
+def run(tmp_path):
+    """A function that runs a script in a checkout of what is needed, for somebody whose home is empty."""
     checkout = tmp_path / "checkout"
     checkout.mkdir()
-    for name in ("galaxy.yml", "README.md", "LICENSE"):
+    for name in ("galaxy.yml", "README.md", "LICENSE", "ansible.cfg"):
         shutil.copy(ROOT / name, checkout)
-    for name in ("meta", "inventories"):
-        shutil.copytree(ROOT / name, checkout / name)
-    private = ["vault.yml", "pki/ca.key", "pki/ca.crt", "pki/clickhouse/ca.key", "pki/clickhouse-2/ca.key"]
-    for name in private:
+    for name in ("meta", "inventories", "collections"):
+        shutil.copytree(ROOT / name, checkout / name, symlinks=True)
+    for name in PRIVATE:
         path = checkout / "inventories/prod/group_vars/prod" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("not for others")
-    command = [PROGRAM, "collection", "build", "--output-path", tmp_path, checkout]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "HOME": str(tmp_path / "home"), "PATH": path}
+    environment.pop("ANSIBLE_CONFIG", None)
+    return lambda script: subprocess.run(
+        ["bash", "-euc", script], cwd=checkout, env=environment, check=True, capture_output=True, text=True
+    )
+
+
+def test_an_environment_s_secrets_and_authorities_are_not_packed(run, tmp_path):
+    """They lie in the checkout of whoever builds; encrypted or not, they are nobody else's."""
+    run("ansible-galaxy collection build --output-path ..")
     [archive] = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as packed:
         files = [member.name for member in packed if member.isfile()]
     assert "inventories/prod/group_vars/prod/main.yml" in files
     assert not [name for name in files if "vault" in name or "ca." in name]
+
+
+def test_the_readme_s_commands_install_it(run, tmp_path):
+    """In the checkout, which ansible.cfg puts first, there would be nothing to do."""
+    blocks = re.findall("```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    block = next(one for one in blocks if "galaxy" in one)
+    run(re.sub("^ansible-playbook.*", "", block, flags=re.M))
+    assert (tmp_path / "home/.ansible/collections" / COLLECTION / "MANIFEST.json").is_file()
+    assert f"-i ~/.ansible/collections/{COLLECTION}/inventories/dev" in block
