@@ -92,6 +92,17 @@ def test_a_file_in_clear_is_not_overwritten(environment):
     assert environment.vault.read_text() == "postgres_user_password: short\n"
 
 
+@pytest.mark.parametrize(("document", "section"), [
+    ("README.md", "## Environments"), ("docs/yugabytedb.md", "## Begin"), ("docs/clickhouse.md", "## Begin"),
+])
+def test_what_ansible_says_without_the_vault_s_password_is_written_down(environment, document, section):
+    run = environment.run("staging.yml", password=False)
+    text = (ROOT / document).read_text().split(f"{section}\n")[1].split("\n## ")[0]
+    assert run.code and re.search("no vault secrets found", run.output), run.output
+    for words in ("no vault secrets found", "export ANSIBLE_VAULT_PASSWORD_FILE=", "ansible-vault view"):
+        assert words in text
+
+
 def test_without_a_vault_password_nothing_is_written(environment):
     environment.vault.unlink()
     run = environment.run("secrets.yml", "-l", "staging", password=False)
