@@ -127,6 +127,8 @@ def test_an_authority_is_made_once_and_its_key_is_encrypted(tmp_path):
         # Nobody is there: it is the controller's alone.
         "a1": {**CLUSTER, "ansible_host": "192.0.2.1", "clickhouse_db_pki_dir": f"{tmp_path}/pki"},
     }}}))
+    assert run_playbook(tmp_path, str(playbook), None, "-i", str(inventory), "--check").ok().count("changed") == 1
+    assert not (tmp_path / "pki").exists()
     first = run_playbook(tmp_path, str(playbook), None, "-i", str(inventory)).ok()
     certificate = (tmp_path / "pki/ca.crt").read_text()
     assert first.count("changed") and "ENCRYPTED" in (tmp_path / "pki/ca.key").read_text()

@@ -240,3 +240,16 @@ def test_operations_want_to_know_the_environment(environment):
     assert run.code
     assert "Name the environment with -l" in " ".join(run.output.split())
     assert run.count("unreachable") == 0
+
+
+@pytest.mark.parametrize("limit", [[], ["-l", "staging"], ["-t", "schema"]], ids=" ".join)
+def test_the_part_that_staging_and_prod_have_in_common_does_not_run_alone(environment, limit):
+    run = environment.run("environment.yml", *limit)
+    refused(run, "Run staging.yml or prod.yml.")
+    assert "Could not match" not in run.output
+
+
+def test_an_upgrade_is_not_made_final_where_nobody_types(environment):
+    environment.variables.write_text(COMPLETE)
+    run = environment.run("upgrade_finalize.yml", "-l", "staging")
+    refused(run, "Nothing was typed, the inventory says")
