@@ -32,3 +32,18 @@ def test_every_playbook_and_role_that_is_named_is_there():
         assert (ROOT / ("" if "/" in name else "playbooks") / name).exists(), name
     roles = {path.name for path in (ROOT / "roles").iterdir()}
     assert set(re.findall(r"\]\(roles/([a-z_]+)/README.md\)", README)) == roles
+
+
+def test_every_playbook_is_named():
+    named = set(re.findall(r"(\w+)\.yml\b", README))
+    assert not {path.stem for path in (ROOT / "playbooks").glob("*.yml")} - named
+
+
+def test_links_of_packed_documents_lead_to_what_is_packed():
+    """galaxy.yml leaves folders out; what is only in the repository is said without a link."""
+    left_out = tuple(str(ROOT / name) for name in yaml.safe_load((ROOT / "galaxy.yml").read_text())["build_ignore"])
+    places = ("README.md", "inventories/README.md", "docs/*.md", "roles/*/README.md")
+    for document in [path for place in places for path in ROOT.glob(place)]:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+            target = (document.parent / link).resolve()
+            assert target.exists() and not str(target).startswith(left_out), f"{document.name}: {link}"

@@ -83,3 +83,12 @@ def test_what_the_playbooks_ask_of_an_inventory_is_written_down():
         for name in re.findall(r"\bdatabase_[a-z_]+\b", path.read_text())
     } - {"database_clickhouse_in_clear"}  # the containers' own
     assert used == set(re.findall(r"^\| `(database_\w+)`", (ROOT / "inventories/README.md").read_text(), re.M))
+
+
+@pytest.mark.parametrize("environment", ["staging", "prod"])
+def test_how_each_secret_is_changed_is_written_down(inventory, environment):
+    text = (ROOT / "docs/yugabytedb.md").read_text().split("## Secrets\n")[1].split("\n## ")[0]
+    [secrets] = {
+        tuple(inventory["_meta"]["hostvars"][host]["database_secrets"]) for host in hosts(inventory, environment)
+    }
+    assert set(secrets) == set(re.findall(r"^\| `(\w+)`", text, re.M))
