@@ -45,12 +45,6 @@ def server(request):
     return request.getfixturevalue("logging" if request.param == "with a query log" else "clickhouse")
 
 
-@pytest.fixture(autouse=True)
-def short_lease(monkeypatch):
-    """A dead run's lease does not keep the next one waiting."""
-    monkeypatch.setattr(ledger_clickhouse.Lease, "seconds", HOLD)
-
-
 @pytest.fixture
 def make(unique, tmp_path):
     """make(server): an empty ScriptSet for a database of that server, and a function to ask the database."""
@@ -64,7 +58,7 @@ def make(unique, tmp_path):
         yield made
 
 
-def killed(made, statement, answered=True, before=lambda: None):
+def killed(made, query, statement, answered=True, before=lambda: None):
     """Apply in a process that is killed at a statement of a script, before it is sent or once it is `answered`."""
     def run():
         execute = client_module.Client.execute
@@ -81,6 +75,7 @@ def killed(made, statement, answered=True, before=lambda: None):
         made.apply()
 
     assert in_child(run) == -signal.SIGKILL
+    forget_lease(query)
 
 
 def running(server, text):
@@ -88,7 +83,7 @@ def running(server, text):
     return server.query(f"SELECT count() FROM system.processes WHERE query LIKE '{text}%'") == "1\n"
 
 
-def killed_while(made, condition):
+def killed_while(made, query, condition):
     """Apply in a process that is killed as soon as `condition()` is true."""
     def run():
         threading.Thread(
@@ -97,6 +92,18 @@ def killed_while(made, condition):
         return made.apply()
 
     assert in_child(run) == -signal.SIGKILL
+    forget_lease(query)
+
+
+def forget_lease(query):
+    """The lease of a dead run ends. A short one could end in a run that lives, on a busy machine."""
+    query("TRUNCATE TABLE schema_ledger_lease")
+
+
+def with_a_lost_lease(made, **options):
+    """Apply with a lease that ends soon and is not renewed; in a child."""
+    ledger_clickhouse.Lease.seconds, ledger_clickhouse.Lease._renew = HOLD, lambda self: None
+    return made.apply(**options)
 
 
 @pytest.mark.parametrize("statement, ask, done", [
@@ -112,7 +119,7 @@ def test_what_an_application_writes_is_no_sign_of_a_statement(server, make, stat
     made.write(V1__a=f"{TABLE}; {TABLE.replace('TABLE a', 'TABLE a_daily')}; {TABLE.replace('TABLE a', 'TABLE b')};"
                      "CREATE MATERIALIZED VIEW view_of_a TO b AS SELECT n FROM a").apply()
     made.write(V2__b=statement)
-    killed(made, statement, answered=False)
+    killed(made, query, statement, answered=False)
     query("INSERT INTO a VALUES (1)")
     assert made.apply()["applied"] == ["V2__b.sql"]
     assert query(ask) == done
@@ -123,17 +130,17 @@ def test_what_an_application_writes_is_no_sign_of_a_statement(server, make, stat
     ("CREATE DATABASE {}", "RENAME DATABASE {} TO {}_renamed"),
 ])
 def test_what_shows_in_no_table_is_not_done_twice(server, make, unique, before, statement):
-    made, _query = make(server)
+    made, query = make(server)
     name = f"{unique}_other"
     try:
         made.write(V1__a=f"{before}; {statement}".replace("{}", name))
-        killed(made, statement.replace("{}", name))
+        killed(made, query, statement.replace("{}", name))
         assert made.apply()["applied"] == ["V1__a.sql"]
     finally:
         server.query(f"DROP DATABASE IF EXISTS {name}_renamed")
 
 
-def test_a_statement_that_was_refused_for_want_of_room_first_is_done_once(logging, make, monkeypatch):
+def test_a_statement_that_was_refused_for_want_of_room_first_is_done_once(logging, make):
     made, query = make(logging, login_user="one", login_password="one")
 
     def fill():
@@ -141,16 +148,13 @@ def test_a_statement_that_was_refused_for_want_of_room_first_is_done_once(loggin
         wait_for(lambda: running(logging, "SELECT sleep(1)"), "there is no room")
 
     made.write(V1__a=f"{TABLE}; INSERT INTO a VALUES (1)")
-    with monkeypatch.context() as patience:
-        patience.setattr(ledger_clickhouse.Lease, "seconds", 60)
-        killed(made, "INSERT INTO a VALUES", before=fill)
-    query("TRUNCATE TABLE schema_ledger_lease")
+    killed(made, query, "INSERT INTO a VALUES", before=fill)
     made.options.update(login_user=ADMIN, login_password=ADMIN_PASSWORD)
     assert made.apply()["applied"] == ["V1__a.sql"]
     assert query("SELECT groupArray(n) FROM a") == "[1]"
 
 
-def test_who_waits_for_room_sends_nothing_once_the_lease_is_lost(logging, make, monkeypatch):
+def test_who_waits_for_room_sends_nothing_once_the_lease_is_lost(logging, make):
     made, query = make(logging)
     made.write(V1__a=TABLE).apply()
     made.write(V2__b="INSERT INTO a VALUES (1)")
@@ -164,9 +168,8 @@ def test_who_waits_for_room_sends_nothing_once_the_lease_is_lost(logging, make, 
                 raise client_module.ServerError(202, "Too many simultaneous queries")
             return execute(self, sql, *arguments)
 
-        monkeypatch.setattr(ledger_clickhouse.Lease, "_renew", lambda self: None)  # there is no room for that either
         client_module.Client._execute = without_room
-        return first.apply()
+        return with_a_lost_lease(first)  # there is no room to renew it either
 
     result = begin_in_child(run)
     wait_for(lambda: "V2__b.sql" in query("SELECT script FROM schema_ledger"), "the first run is at it")
@@ -182,7 +185,7 @@ def test_who_waits_for_room_sends_nothing_once_the_lease_is_lost(logging, make, 
 def test_a_statement_that_is_edited_after_it_was_cut_off_is_refused(server, make, statement, other):
     made, query = make(server)
     made.write(V1__a=f"{TABLE}; {statement}; CREATE TABLE c (n UInt8) ENGINE = Memory")
-    killed(made, statement)
+    killed(made, query, statement)
     made.write(V1__a=f"{TABLE}; {other}; CREATE TABLE c (n UInt8) ENGINE = Memory")
     said = made.refused()
     assert "V1__a.sql was changed after a run had been cut off in it" in said and "repair" in said
@@ -197,7 +200,7 @@ def test_what_was_there_before_is_not_taken_for_the_work_of_a_killed_run(server,
     made_at = "SELECT metadata_modification_time FROM system.tables WHERE database = currentDatabase()"
     wait_for(lambda: query(f"SELECT ({made_at}) < now() - 4") == "1", "it is from before")
     made.write(V1__a=f"{TABLE}; CREATE TABLE b (ours UInt8) ENGINE = Memory")
-    killed(made, "CREATE TABLE a")
+    killed(made, query, "CREATE TABLE a")
     assert "already exists" in made.refused()
 
 
@@ -216,8 +219,9 @@ def test_an_insert_that_the_server_ended_too_is_left_to_the_operator(mortal, mak
         mortal.stop(signal.SIGKILL)
         mortal.start()
         result()
+        forget_lease(query)
     else:
-        killed_while(made, at_it)
+        killed_while(made, query, at_it)
         mortal.query("KILL QUERY WHERE query LIKE 'INSERT INTO a%' SYNC")
     said = made.refused()
     assert "statement 2 of 2" in said and "take that back by hand first" in said
@@ -233,7 +237,9 @@ def test_nothing_begins_anew_while_the_server_is_at_the_old_statement(clickhouse
     made, query = make(clickhouse)
     made.write(**{name: f"CREATE TABLE IF NOT {TABLE.replace('CREATE TABLE', 'EXISTS')}; TRUNCATE TABLE a; "
                         f"INSERT INTO a {SLOWLY.format(rows=10)}"})
-    killed_while(made, lambda: running(clickhouse, "INSERT INTO a") and query("SELECT count() > 0 FROM a") == "1")
+    killed_while(
+        made, query, lambda: running(clickhouse, "INSERT INTO a") and query("SELECT count() > 0 FROM a") == "1"
+    )
     made.write(**{name: "TRUNCATE TABLE a; INSERT INTO a SELECT 7"})
     assert made.apply(**options)["applied"] == [f"{name}.sql"]
     wait_for(lambda: not running(clickhouse, "INSERT INTO a"), "nothing runs any more")
@@ -274,12 +280,12 @@ def test_a_run_behind_a_killed_one_says_that_it_cannot_tell_drift(clickhouse, ma
     made, query = make(clickhouse)
     made.write(V1__a=TABLE).apply()
     made.write(V2__b="CREATE TABLE b (n UInt8) ENGINE = Memory; CREATE TABLE c (n UInt8) ENGINE = Memory")
-    killed(made, "CREATE TABLE b")
+    killed(made, query, "CREATE TABLE b")
     query("ALTER TABLE a ADD COLUMN by_hand UInt8")
     assert "changed it by hand cannot be told" in str(made.apply()["warnings"])
 
 
-def test_a_run_that_has_lost_its_lease_records_no_schema(clickhouse, make, monkeypatch):
+def test_a_run_that_has_lost_its_lease_records_no_schema(clickhouse, make):
     made, query = make(clickhouse)
     made.write(V1__a=TABLE).apply()
     made.write(V2__b="SELECT 'begin'; CREATE TABLE b (n UInt8) ENGINE = Memory")
@@ -301,9 +307,8 @@ def test_a_run_that_has_lost_its_lease_records_no_schema(clickhouse, make, monke
             wait_for(lambda: query(recorded) != at, "the other has recorded it")
             return position(self)
 
-        monkeypatch.setattr(ledger_clickhouse.Lease, "_renew", lambda self: None)
         client_module.Client.execute, ledger_clickhouse.ClickHouseLedger.position = stalled, late
-        return made.apply(run_by="first")
+        return with_a_lost_lease(made, run_by="first")
 
     first = begin_in_child(run)
     wait_for(lambda: "V2__b.sql" in query("SELECT script FROM schema_ledger") and lost(), "the first run has lost it")
