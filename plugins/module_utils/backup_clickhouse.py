@@ -19,6 +19,10 @@ from .clickhouse_engines import of_one_host
 MINIMUM_VERSION = (23, 8)
 DATA = "data"  # the server's part of a backup's folder
 _VIEWS = ("View", "MaterializedView", "LiveView", "WindowView", "Dictionary")
+# Of these BACKUP takes the definition and leaves out the rows, without a word.
+_ROWLESS = ("File", "Join", "Set", "Buffer")
+# They hold no rows for good and name the database that they read from: the original's own stay where they are.
+_REFERRING = (*_VIEWS, *_ROWLESS, "Merge", "Distributed")
 _REPLICATED = "Replicated"  # the engine of a database, and how those of its tables begin
 _UNKNOWN_TABLE = 60
 
@@ -73,7 +77,7 @@ class ClickHouseBackup:
 
     def _databases(self):
         return {row["name"]: row["size"] for row in self.client.rows(
-            "SELECT d.name AS name, toUInt64(sum(t.total_bytes)) AS size FROM system.databases AS d "
+            "SELECT d.name AS name, toUInt64(ifNull(sum(t.total_bytes), 0)) AS size FROM system.databases AS d "
             "LEFT JOIN system.tables AS t ON t.database = d.name GROUP BY d.name"
         )}
 
@@ -91,12 +95,13 @@ class ClickHouseBackup:
             for table, found in before[name].items():
                 # Rows that come, and a merge that folds them, can end with the number that there was before.
                 unchanged = parts[name].get(table) == parts_after.get(table)
-                if not unchanged or after.get(table, {}).get("rows") != found["rows"]:
+                if found["engine"] in _ROWLESS or not unchanged or after.get(table, {}).get("rows") != found["rows"]:
                     found["rows"] = None  # written to in the meantime, they prove nothing
             size = sum(row["size"] for row in before[name].values())
             entries[name] = {
                 "tables": before[name], "size": size, "ledger": ledger(self.client, name),
                 "replicated": self._replicated(name),
+                "rowless": sorted(table for table, found in before[name].items() if found["engine"] in _ROWLESS),
             }
         return {
             "server_version": ".".join(map(str, self.client.version)), "version": list(self.client.version),
@@ -217,6 +222,14 @@ class ClickHouseBackup:
             )
         return []
 
+    def _tied(self, target):
+        """Tables of a copy that name it in an expression, as for a dictionary: in another place they still would."""
+        return [row["name"] for row in self.client.rows(
+            f"SELECT name FROM system.tables WHERE database = {quote_string(target)} "
+            f"AND engine NOT IN ({', '.join(map(quote_string, _REFERRING))}) "
+            f"AND position(replaceRegexpOne(create_table_query, '^[^(]*', ''), {quote_string(target)}) > 0"
+        )]
+
     def restore(self, backup, database, target, proof=False):
         """Restore `database` of a backup as the new database `target` and compare it with the manifest.
 
@@ -244,6 +257,12 @@ class ClickHouseBackup:
             raise
         if found:
             raise Different(f"Database {target} is not what the backup {backup.name} was made of: {'; '.join(found)}.")
+        tied = self._tied(target) if self.params["replace"] and not proof and target != database else ()
+        if tied:
+            raise BackupError(
+                f"Nothing was replaced: in {target}, {', '.join(tied)} read from {target} itself, by a dictionary for "
+                f"one, and would go on to in the original's place. Insert into {database} what is missing there."
+            )
         return len(recorded["tables"]), sum(table["rows"] or 0 for table in recorded["tables"].values())
 
     @staticmethod
@@ -297,24 +316,32 @@ class ClickHouseBackup:
             self.restore(backup, database, database)
             self._drop(copy)
             return ""
-        mine, theirs, done = self._tables(copy), self._tables(database), []
+        mine, theirs = self._tables(copy), self._tables(database)
         both = [f"{quote_identifier(database)}.{{0}}", f"{quote_identifier(copy)}.{{0}}"]
+        holding = [name for name, table in mine.items() if table["engine"] not in _REFERRING]
+        pairs = {name: [place.format(quote_identifier(name)) for place in both] for name in mine}
+        exchanged = [name for name in holding if name in theirs]
         try:
-            for name, table in mine.items():
-                here, there = (place.format(quote_identifier(name)) for place in both)
-                if table["engine"] in _VIEWS:
-                    if name not in theirs:
-                        self._run(self._statement(backup, None, None, "structure_only = true", what=f"TABLE {here}"))
-                elif name in theirs:
-                    self.client.execute(f"EXCHANGE TABLES {here} AND {there}")
-                    done.append((here, there))
-                else:
-                    self.client.execute(f"RENAME TABLE {there} TO {here}")
-        except (ClickHouseError, BackupError):
-            for here, there in done:
-                self.client.execute(f"EXCHANGE TABLES {here} AND {there}")
+            if exchanged:
+                # One statement, which the server goes through even if this process ends.
+                self.client.execute(f"EXCHANGE TABLES {', '.join(' AND '.join(pairs[name]) for name in exchanged)}")
+            for name in holding:
+                if name not in theirs:
+                    self.client.execute("RENAME TABLE {1} TO {0}".format(*pairs[name]))
+            for name in mine:
+                if name not in theirs and name not in holding:
+                    what = f"TABLE {pairs[name][0]}"
+                    self._run(self._statement(backup, None, None, "structure_only = true", what=what))
+        except BaseException:
+            now = self._tables(database)
+            back = [name for name in exchanged if now[name]["uuid"] == mine[name]["uuid"]]
+            if back:
+                self.client.execute(f"EXCHANGE TABLES {', '.join(' AND '.join(pairs[name]) for name in back)}")
             raise
-        return f", and the tables that it replaced are kept in {copy}"
+        kept = sorted(name for name in mine if name in theirs and name not in holding)
+        return f", and the tables that it replaced are kept in {copy}" + (
+            f"; as they were stay {', '.join(kept)}, of which a backup has no rows" if kept else ""
+        )
 
     def scratch(self, database):
         """The name under which `database` is restored for a proof."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import hashlib
 import json
@@ -96,7 +97,12 @@ class Backup:
     def record_proof(self, passed, detail):
         """Keep the outcome of a proof beside the manifest."""
         self.proof = {"passed": passed, "at": now().isoformat(), "detail": detail}
-        write_json(os.path.join(self.path, PROOF), self.proof)
+        try:
+            write_json(os.path.join(self.path, PROOF), self.proof)
+        except OSError as error:
+            raise BackupError(
+                f"The outcome of the proof cannot be kept in {self.path}: {error.strerror}. It was: {detail}"
+            ) from None
 
     def summary(self):
         """For a task's result."""
@@ -120,15 +126,17 @@ class Store:
             raise BackupError(f"{self.path} cannot be created: {error.strerror}. Choose another path.") from None
 
     @contextlib.contextmanager
-    def locked(self, seconds):
+    def locked(self, seconds, reading=False):
         """Keep other runs out; yields the lock's file descriptor, for child processes that shall hold it on.
 
-        Raises BackupError after `seconds` s, naming the holder.
+        reading: a disk that nothing can be written to will do. Raises BackupError after `seconds` s, naming the holder.
         """
         try:
             handle = os.open(os.path.join(self.path, LOCK), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise BackupError(f"{self.path} cannot be written to: {error.strerror}.") from None
+            if not reading or error.errno != errno.EROFS:
+                raise BackupError(f"{self.path} cannot be written to: {error.strerror}.") from None
+            handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             deadline = time.monotonic() + seconds
             while True:
@@ -139,23 +147,50 @@ class Store:
                     if time.monotonic() >= deadline:
                         raise BackupError(
                             f"After {seconds} s another run still works in {self.path}: "
-                            f"{os.pread(handle, 200, 0).decode(errors='replace').strip()}. Wait for its end."
+                            f"{self._holder(handle)}. Wait for its end."
                         ) from None
                     time.sleep(0.1)
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()}, since {now().isoformat()}\n".encode(), 0)
+            with contextlib.suppress(OSError):  # on a full disk the lock holds all the same, and prune makes room
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, f"process {os.getpid()}, since {now().isoformat()}\n".encode(), 0)
             yield handle
         finally:
             os.close(handle)
 
+    @staticmethod
+    def _holder(handle):
+        try:
+            return os.pread(handle, 200, 0).decode(errors="replace").strip() or "it could not say which"
+        except OSError:
+            return "it could not say which"
+
     def backups(self):
-        """The complete backups of this engine, oldest first. Folders without a manifest of ours are none."""
+        """The complete backups of this engine, oldest first. Folders without a manifest of ours are none.
+
+        What a wrong clock has dated in the future comes before all others: it is no newer than what is made now.
+        """
         found = []
         for name in self._folders():
             if not name.startswith("."):
                 with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                     found.append(Backup(os.path.join(self.path, name)))
-        return sorted((one for one in found if one.manifest.get("engine") == self.engine), key=lambda one: one.created)
+        latest = now() + datetime.timedelta(minutes=1)
+        return sorted(
+            (one for one in found if one.manifest.get("engine") == self.engine),
+            key=lambda one: (one.created <= latest, one.created),
+        )
+
+    @staticmethod
+    def good(backups):
+        """Those of all `backups` to rely on: good themselves, and so is what they add to."""
+        named = {one.name: one for one in backups if one.good}
+
+        def stands(one):
+            while one is not None and one.manifest.get("base"):
+                one = named.get(one.manifest["base"])
+            return one is not None
+
+        return [one for one in named.values() if stands(one)]
 
     def _folders(self):
         try:
@@ -169,7 +204,7 @@ class Store:
         """The Backup called `name`, or the newest good one for `latest`. Raises BackupError."""
         backups = self.backups()
         if name == "latest":
-            backup = next((one for one in reversed(backups) if one.good), None)
+            backup = next(reversed(self.good(backups)), None)
         else:
             backup = next((one for one in backups if one.name == name), None)
         if backup is None:
@@ -234,7 +269,7 @@ class Store:
         """
         backups = self.backups()
         oldest = now() - datetime.timedelta(days=days)
-        good = [one for one in backups if one.good]
+        good = self.good(backups)
         staying = {one.name for one in good[-max(keep, 1):]} | {one.name for one in backups if one.created > oldest}
         bases = {one.name: one.manifest.get("base") for one in backups}
         for name in list(staying):

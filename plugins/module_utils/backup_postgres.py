@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 from . import postgres
 from .drift_postgres import postgres_objects
@@ -22,6 +23,17 @@ _SESSION = (
     "SET search_path = ''; SET row_security = off; SET statement_timeout = 0; SET lock_timeout = 0; "
     "SET idle_in_transaction_session_timeout = 0; SET timezone = 'UTC'; SET datestyle = 'ISO'; "
     "SET intervalstyle = 'postgres'; SET bytea_output = 'hex'; SET extra_float_digits = 3; SET xmlbinary = 'base64'"
+)
+# Nothing may end a session that waits for a long dump either; not every version has both.
+_STAY = """
+SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
+WHERE name IN ('idle_session_timeout', 'transaction_timeout')
+"""
+# PostgreSQL says the same expression in another way once a dump of it was restored: (ARRAY['a', 'b'])::text[] becomes
+# ARRAY['a'::text, 'b'::text]. So casts, brackets and blanks do not count.
+_CAST = re.compile(
+    r'''::(?:"[^"]+"|\w+)(?:\.(?:"[^"]+"|\w+))*(?: varying| precision)?(?:\([0-9, ]+\))?'''
+    r"(?: with(?:out)? time zone)?(?:\[\])*"
 )
 _TABLES = """
 SELECT format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class AS c
@@ -68,6 +80,12 @@ def query(connection, sql, values=None):
 def settle(connection):
     """Prepare a connection for rows(): its own settings shall not show in the text of rows."""
     query(connection, _SESSION)
+    stay(connection)
+
+
+def stay(connection):
+    """Let a connection live on however long nothing is asked of it."""
+    query(connection, _STAY)
 
 
 def rows(connection):
@@ -87,21 +105,33 @@ def sequences(connection):
     return dict(query(connection, _SEQUENCES))
 
 
-def objects(connection):
-    """{object: a short hash of its definition} for tables, columns, constraints, functions, owners, grants, …"""
+def objects(connection, loose=True):
+    """{object: a short hash of its definition} for tables, columns, constraints, functions, owners, grants, …
+
+    loose: without what a restore alone changes in the text of a definition.
+    """
     found = {}
     for name, definition in postgres_objects(connection).items():
         if name.startswith(("database ", "grants on database ")):
             continue  # a copy's name is another; properties() has them
+        if name.startswith("index ") and definition.endswith(" INVALID"):
+            continue  # left by a CREATE INDEX CONCURRENTLY that failed: pg_dump leaves it out
         # A restored extension has the version that the server has now.
         text = "" if name.startswith("extension ") else definition
+        if loose and ("BEGIN ATOMIC" in text or not name.startswith(("function ", "procedure "))):
+            text = re.sub(r"[()\s]", "", _CAST.sub("", text))
         found[name] = hashlib.sha256(text.encode()).hexdigest()[:12]
     return found
 
 
-def steady(before, after):
-    """`before`, with None for each value that is another in `after`: written to in the meantime, it proves nothing."""
-    return {name: value if after.get(name) == value else None for name, value in before.items()}
+def steady(before, after, gone=True):
+    """`before`, with None for each value that is another in `after`: written to in the meantime, it proves nothing.
+
+    gone: with those names too that are not in `after`.
+    """
+    return {
+        name: value if after.get(name) == value else None for name, value in before.items() if gone or name in after
+    }
 
 
 def ledger(connection):
@@ -177,7 +207,15 @@ def property_statements(name, wanted, gone=()):
         # A parameter of an extension has a dot in its name.
         quoted = ".".join(quote_identifier(part) for part in parameter.split("."))
         whose = f"ALTER ROLE {quote_identifier(role)} IN DATABASE" if role else "ALTER DATABASE"
-        yield f"{whose} {database} SET {quoted} TO {value if parameter in _NAME_LISTS else quote_literal(value)}"
+        yield f"{whose} {database} SET {quoted} TO {_value(parameter, value)}"
+
+
+def _value(parameter, value):
+    """A setting's value as SET wants it. A name of a list may be empty, so it is no identifier there."""
+    if parameter not in _NAME_LISTS:
+        return quote_literal(value)
+    names = re.findall(r'"((?:[^"]|"")*)"|([^\s,"]+)', value)
+    return ", ".join(quote_literal(quoted.replace('""', '"') or bare) for quoted, bare in names) or "''"
 
 
 def comment_statement(name, comment):
@@ -209,10 +247,11 @@ def differences(connection, recorded, same_major):
         if kind == "objects" and not same_major:
             continue
         live = there(connection)
+        strict = objects(connection, loose=False) if kind == "objects" else {}  # as in older manifests
         for name, value in sorted(recorded[kind].items()):
             label = f"sequence {name}" if kind == "sequences" else name
             if name not in live:
                 found.append(f"{label} is missing")
-            elif value is not None and live[name] != value:
+            elif value is not None and value not in (live[name], strict.get(name, live[name])):
                 found.append(f"{label} is not as in the backup")
     return found

@@ -114,6 +114,7 @@ class PostgresBackup:
         self.params, self.connection, self.programs = params, connection, programs
         self._connections = [connection]  # to whatever has sessions
         self.dialect = programs.dialect
+        contents.stay(connection)  # it has nothing to do while the programs work
 
     def begin(self, handle):
         """Let the programs hold the lock `handle` too: one that outlives this process still writes."""
@@ -172,7 +173,9 @@ class PostgresBackup:
                 self._program_dump(database, "--serializable-deferrable", "--compress=6", *words)
                 entry["tables"] = contents.steady(tables, contents.rows(reader))
             after = contents.sequences(aside), contents.objects(aside)
-            entry["sequences"], entry["objects"] = (contents.steady(*pair) for pair in zip(before, after))
+            entry["sequences"], entry["objects"] = (
+                contents.steady(*pair, gone=False) for pair in zip(before, after)
+            )
         finally:
             reader.close()
             aside.close()
@@ -239,6 +242,11 @@ class PostgresBackup:
             if self.exists(target):
                 raise BackupError(f"There is a database {target} already: drop or rename it, or choose another suffix.")
         if self.params["replace"]:
+            if self.params["login_db"] in copies:
+                raise BackupError(
+                    f"Database {self.params['login_db']} cannot be replaced through a connection to itself: let "
+                    "login_db be another one, such as postgres."
+                )
             with self._everywhere():  # or it would turn out only once the copies are there
                 pass
         directory = self._query("SELECT current_setting('data_directory', true)")[0][0]
@@ -269,21 +277,22 @@ class PostgresBackup:
     def _create_roles(self, backup, missing, known, write):
         path = os.path.join(backup.path, "roles.sql")
         with open(path, encoding="utf-8") as file:
-            lines = file.readlines()
+            lines = statements(file)
         starts = {role: tuple(role_statements(role)) for role in missing}
         absent = [role for role in missing if not any(line.startswith(starts[role]) for line in lines)]
         if absent:
             raise BackupError(f"{path} does not have {', '.join(absent)}: create them first, then run again.")
         if not write:
             return
-        for line in lines:
-            if line.startswith(tuple(start for one in starts.values() for start in one)):
-                self._query(line)
+        beginnings = tuple(start for one in starts.values() for start in one)
+        todo = [line for line in lines if line.startswith(beginnings)]
         known.update(missing)
         for role, member, admin in backup.manifest["memberships"]:
             if {role, member} <= known and (role in missing or member in missing):
                 option = " WITH ADMIN OPTION" if admin else ""
-                self._query(f"GRANT {quote_identifier(role)} TO {quote_identifier(member)}{option}")
+                todo.append(f"GRANT {quote_identifier(role)} TO {quote_identifier(member)}{option};")
+        if todo:  # one message is one transaction: a role that exists is never changed, so none may be there half made
+            self._query("\n".join(todo))
 
     def swap(self, backup, database, copy):
         """Give `copy` the name `database`. What became of the one that had it, as the end of a sentence."""
@@ -363,6 +372,17 @@ class PostgresBackup:
 def conninfo(database):
     """libpq's connection string for a database of any name; a bare name with = in it would be taken for one."""
     return "dbname='{}'".format(database.replace("\\", "\\\\").replace("'", "\\'"))
+
+
+def statements(lines):
+    """The statements of roles.sql; a setting's value may have line breaks."""
+    found, begun = [], ""
+    for line in lines:
+        begun += line
+        if not re.search("[\"']", re.sub(r"""'[^']*'|"[^"]*\"""", "", begun)):
+            found.append(begun)
+            begun = ""
+    return found
 
 
 def role_statements(role):

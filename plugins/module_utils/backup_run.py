@@ -22,8 +22,10 @@ def run(module, store, server):
     steps = {"created": create, "restored": restore, "proved": prove}[module.params["state"]]
     if module.check_mode:
         return {"changed": True, **steps(module, store, server)}
-    store.prepare()
-    with store.locked(module.params["lock_timeout"]) as handle:
+    reading = module.params["state"] == "restored"
+    if not reading:
+        store.prepare()
+    with store.locked(module.params["lock_timeout"], reading) as handle:
         server.begin(handle)
         return {"changed": True, **steps(module, store, server)}
 
@@ -52,7 +54,7 @@ def create(module, store, server):
     return {
         "backup": made.summary(),
         "lines": [
-            f"{name}: {len(entry['tables'])} tables in {made.name}{kind}, {human(made.size)}"
+            f"{name}: {len(entry['tables'])} tables in {made.name}{kind}, {human(made.size)}{without(entry)}"
             for name, entry in sorted(made.manifest["databases"].items())
         ],
     }
@@ -76,7 +78,8 @@ def restore(module, store, server):
     lines = {}
     for name, copy in copies.items():
         tables, rows = server.restore(backup, name, copy)
-        lines[name] = f"{name}: restored as {copy}, {tables} tables and {rows} rows as in {backup.name}"
+        rest = without(backup.manifest["databases"][name])
+        lines[name] = f"{name}: restored as {copy}, {tables} tables and {rows} rows as in {backup.name}{rest}"
     # Only once all of them are there and compared.
     for name, copy in copies.items() if params["replace"] else ():
         lines[name] += f"; it is now {name}{server.swap(backup, name, copy)}"
@@ -98,12 +101,19 @@ def prove(module, store, server):
                 tables, rows = server.restore(backup, database, scratch, proof=True)
             finally:
                 server.drop_scratch(scratch)
-            lines.append(f"{database}: {tables} tables and {rows} rows come back from {backup.name} as they were")
+            lines.append(f"{database}: {tables} tables and {rows} rows come back from {backup.name} as they were"
+                         + without(backup.manifest["databases"][database]))
     except Different as error:
         backup.record_proof(False, str(error))
         raise BackupError(f"The backup {backup.path} has failed its proof. {error} Make a new one.") from None
     backup.record_proof(True, "; ".join(lines))
     return {"backup": backup.summary(), "lines": lines}
+
+
+def without(entry):
+    """What of a database is not in its backup, as the end of a sentence."""
+    left = entry.get("rowless")
+    return f"; the server backs up no rows of {', '.join(left)}, by their engines" if left else ""
 
 
 def require_intact(store, backup):

@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 from ansible_collections.frameworks.database.plugins.module_utils.backup_clickhouse import ClickHouseBackup
+from ansible_collections.frameworks.database.plugins.module_utils.clickhouse import Client
 from support.clickhouse import ClickHouseServer, user_xml
 from support.modules import ModuleFailed, run_module
 from support.ports import plain_http
@@ -283,6 +284,8 @@ def test_an_increment_is_smaller_needs_its_base_and_moves_with_it(server, databa
     assert count(server, database + "_restored") == 103010
     shutil.rmtree(moved / full["name"])
     with pytest.raises(ModuleFailed, match=f"adds to {full['name']}, which is not there any more"):
+        backup("restored", path=str(moved), suffix="_2", backup=second["name"])
+    with pytest.raises(ModuleFailed, match="no good backup"):
         backup("restored", path=str(moved), suffix="_2")
 
 
@@ -439,3 +442,79 @@ def test_a_server_that_dies_in_the_middle_leaves_nothing(server, database, backu
     finally:
         server.start()
     assert folders(backup) == []
+
+
+@pytest.fixture
+def plain(server, database):
+    """A function that runs statements in a database without an awkward name."""
+    server.query("CREATE DATABASE plain")
+
+    def run(*texts, database="plain"):
+        return [server.query(text, database=database) for text in texts][-1]
+
+    yield run
+    run("DROP DATABASE IF EXISTS plain SYNC SETTINGS check_referential_table_dependencies = 0", database="default")
+
+
+def test_a_database_without_rows_or_tables_is_backed_up(plain, backup):
+    backup(databases=["plain"])
+    plain("CREATE VIEW v AS SELECT 1")
+    assert backup(databases=["plain"])["changed"] and backup("proved")["changed"]
+
+
+@pytest.mark.parametrize("engine", [
+    "File(CSV)", "Join(ANY, LEFT, k)", "Set", "Buffer('plain', 'm', 1, 99, 99, 99, 9, 9, 9)",
+])
+def test_rows_that_the_server_does_not_back_up_are_named_and_not_replaced(plain, backup, engine):
+    plain("CREATE TABLE m (k UInt64) ENGINE = MergeTree ORDER BY k", f"CREATE TABLE t (k UInt64) ENGINE = {engine}",
+          "INSERT INTO t VALUES (1)")
+    assert "no rows of t" in backup(databases=["plain"])["lines"][0]
+    assert backup("proved")["changed"]
+    assert "as they were stay t" in backup("restored", replace=True)["lines"][0]
+    if engine != "Set":
+        assert plain("SELECT count() FROM t") == "1\n"
+
+
+def test_in_place_nothing_reads_from_the_copy(plain, backup):
+    plain("CREATE TABLE m (k UInt64) ENGINE = MergeTree ORDER BY k", "INSERT INTO m VALUES (1)",
+          "CREATE TABLE t (k UInt64) ENGINE = Merge('plain', '^m')")
+    backup(databases=["plain"])
+    plain("INSERT INTO m VALUES (2)")
+    backup("restored", replace=True)
+    plain("DROP DATABASE plain_restored SYNC")
+    assert plain("SELECT count() FROM t") == "1\n"
+
+
+def test_a_table_that_reads_a_dictionary_of_its_database_is_not_replaced(server, plain, backup):
+    user, password = server.login()["login_user"], server.login()["login_password"]
+    plain("CREATE TABLE m (k UInt64, v String) ENGINE = MergeTree ORDER BY k",
+          f"CREATE DICTIONARY d (k UInt64, v String) PRIMARY KEY k SOURCE(CLICKHOUSE(TABLE 'm' DB 'plain' "
+          f"USER '{user}' PASSWORD '{password}')) LAYOUT(FLAT()) LIFETIME(0)",
+          "CREATE TABLE t (k UInt64, v String DEFAULT dictGet('plain.d', 'v', k)) ENGINE = MergeTree ORDER BY k",
+          "INSERT INTO m VALUES (1, 'a')")
+    backup(databases=["plain"])
+    with pytest.raises(ModuleFailed, match="Nothing was replaced: in plain_restored, t read"):
+        backup("restored", replace=True)
+    assert "plain_restored" not in plain("SHOW CREATE TABLE t")
+    plain("DROP DATABASE plain_restored SYNC SETTINGS check_referential_table_dependencies = 0")
+
+
+def test_ended_in_the_exchange_no_table_is_left_behind(plain, backup, monkeypatch):
+    for name in "abc":
+        plain(f"CREATE TABLE {name} (k UInt64) ENGINE = MergeTree ORDER BY k", f"INSERT INTO {name} VALUES (1)")
+    backup(databases=["plain"])
+    for name in "abc":
+        plain(f"INSERT INTO {name} VALUES (2)")
+    ask = Client.execute
+
+    def execute(self, statement, *rest, **named):
+        answer = ask(self, statement, *rest, **named)
+        if statement.startswith("EXCHANGE"):
+            monkeypatch.undo()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return answer
+
+    monkeypatch.setattr(Client, "execute", execute)
+    with pytest.raises(json.JSONDecodeError):  # the module has ended without an answer
+        backup("restored", replace=True)
+    assert {plain(f"SELECT count() FROM {name}") for name in "abc"} == {"2\n"}

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import psycopg2
 import pytest
+from ansible_collections.frameworks.database.plugins.module_utils import backup_postgres
 from ansible_collections.frameworks.database.plugins.module_utils.backup_postgres_run import PostgresBackup
 from ansible_collections.frameworks.database.plugins.module_utils.postgres import dialect
 from support.modules import ModuleFailed, run_module
@@ -567,3 +568,127 @@ def test_a_restore_that_breaks_off_leaves_no_copy(postgres, database, backup):
     with pytest.raises(ModuleFailed, match="pg_restore failed with status"):
         backup("restored")
     assert postgres.query("SELECT count(*) FROM pg_database WHERE datname ~ 'restored'") == [(0,)]
+
+
+RESAID = {
+    "constraint": "CREATE TABLE t (id int, status varchar(10) CHECK (status IN ('new', 'done')))",
+    "index": "CREATE TABLE t (id int, status varchar(9)); CREATE INDEX i ON t (id) WHERE status IN ('new', 'done')",
+    "view": "CREATE TABLE t (status varchar(9)); CREATE VIEW v AS SELECT 1 FROM t WHERE status IN ('new', 'done')",
+    "domain": "CREATE DOMAIN d AS varchar(5) CHECK (VALUE IN ('x', 'y')); CREATE TABLE t (id d)",
+    "cast": "CREATE TABLE t (n numeric CHECK (n = ANY (ARRAY[1, 2]::numeric(5,2)[])))",
+    "path": "CREATE TABLE t (id int); ALTER DATABASE plain SET search_path = ''",
+    "paths": """CREATE TABLE t (id int); ALTER DATABASE plain SET search_path = '', "a ""b, c", "$user", public""",
+}
+
+
+@pytest.fixture
+def plain(postgres, application):
+    """A database without anything awkward."""
+    postgres.query(f'CREATE DATABASE plain OWNER "{ROLE}"')
+    return "plain"
+
+
+@pytest.mark.parametrize("what", RESAID)
+def test_what_postgresql_says_in_another_way_after_a_restore_is_no_difference(postgres, plain, backup, what):
+    postgres.query(RESAID[what], database=plain)
+    before = of_the_database(postgres, plain)
+    backup(databases=[plain])
+    assert backup("proved")["backup"]["proof"]["passed"] is True
+    backup("restored", replace=True)
+    assert of_the_database(postgres, plain) == before
+
+
+def test_another_constraint_is_a_difference(postgres, plain, backup):
+    postgres.query("CREATE TABLE t (status varchar(9) CHECK (status IN ('new', 'done')))", database=plain)
+    made = backup(databases=[plain])["backup"]
+    postgres.query("ALTER TABLE t DROP CONSTRAINT t_status_check, ADD CONSTRAINT t_status_check "
+                   "CHECK (status IN ('new', 'open'))", database=plain)
+    forge(made, next(Path(backup(databases=[plain])["backup"]["path"]).glob("*.dump")).read_bytes())
+    with pytest.raises(ModuleFailed, match="constraint t_status_check on public.t is not as in the backup"):
+        backup("proved", backup=made["name"])
+
+
+def test_an_index_that_could_not_be_built_is_not_missed(postgres, plain, backup):
+    postgres.query("CREATE TABLE t (id int); INSERT INTO t VALUES (1), (1)", database=plain)
+    with contextlib.suppress(psycopg2.Error):
+        postgres.query("CREATE UNIQUE INDEX CONCURRENTLY bad ON t (id)", database=plain)
+    left = postgres.query("SELECT indisvalid FROM pg_index WHERE indexrelid = 'bad'::regclass", database=plain)
+    assert left == [(False,)]
+    backup(databases=[plain])
+    assert backup("proved")["changed"]
+
+
+def test_what_was_dropped_just_before_the_snapshot_is_not_missed(postgres, plain, backup, monkeypatch):
+    postgres.query("CREATE TABLE t (id int); CREATE TABLE old (id serial)", database=plain)
+    ask = backup_postgres.query
+
+    def query(connection, sql, values=None):
+        if sql.startswith("BEGIN ISOLATION"):
+            postgres.query("DROP TABLE old", database=plain)
+        return ask(connection, sql, values)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backup_postgres, "query", query)
+        backup(databases=[plain])
+    assert backup("proved")["changed"]
+
+
+def test_sessions_that_wait_for_a_long_program_are_not_ended(postgres, plain, backup, slow_dump):
+    folder, go = slow_dump
+    postgres.query("CREATE FUNCTION slow(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1 FROM pg_sleep(1.5)';"
+                   "CREATE TABLE t (id int); INSERT INTO t VALUES (1); CREATE INDEX ON t (slow(id))", database=plain)
+    postgres.query("ALTER ROLE postgres SET idle_session_timeout = '1s'")
+    timer = threading.Timer(2, go.touch)
+    timer.start()
+    try:
+        backup(databases=[plain], bin_dir=str(folder))
+        assert backup("restored")["changed"]
+    finally:
+        timer.join()
+        postgres.query("ALTER ROLE postgres RESET ALL")
+
+
+def test_roles_come_back_whole_or_not_at_all(postgres, plain, backup, monkeypatch):
+    postgres.query(f"ALTER ROLE \"{ROLE}\" SET app.motd = E'a\\nb'")
+    backup(databases=[plain])
+    kept = "SELECT rolpassword, (SELECT setconfig FROM pg_db_role_setting WHERE setrole = a.oid), " \
+        "(SELECT count(*) FROM pg_auth_members WHERE member = a.oid) FROM pg_authid AS a WHERE rolname = %s"
+    before = postgres.query(kept, (ROLE,))
+    postgres.query("DROP DATABASE plain")
+    postgres.query(f'DROP ROLE "{ROLE}"')
+    ask = backup_postgres.query
+
+    def query(connection, sql, values=None):
+        answer = ask(connection, sql, values)
+        if sql.startswith("CREATE ROLE"):
+            raise KeyboardInterrupt
+        return answer
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(backup_postgres, "query", query)
+        backup("restored", roles=True)
+    backup("restored", roles=True)
+    assert postgres.query(kept, (ROLE,)) == before
+
+
+def test_a_full_or_read_only_disk_can_be_pruned_or_restored_from(postgres, plain, backup, small_disk):
+    postgres.query("CREATE TABLE t (id int)", database=plain)
+    gone, kept = (backup(databases=[plain], path=str(small_disk))["backup"]["name"] for _number in range(2))
+    os.truncate(small_disk / ".lock", 0)
+    with contextlib.suppress(OSError), open(small_disk / "ballast", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert backup("restored", path=str(small_disk))["backup"]["name"] == kept
+    pruned = run_module("backup_prune", {"path": str(small_disk), "keep": 1, "keep_days": 0})
+    assert pruned["removed"] == [gone]
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert backup("restored", path=str(small_disk), suffix="_2")["changed"]
+    with pytest.raises(ModuleFailed, match="Read-only"):
+        backup(databases=[plain], path=str(small_disk))
+
+
+def test_a_database_is_not_replaced_through_a_connection_to_itself(postgres, plain, backup):
+    backup(databases=[plain])
+    with pytest.raises(ModuleFailed, match="let login_db be another one"):
+        backup("restored", replace=True, login_db=plain)
+    assert not postgres.query("SELECT FROM pg_database WHERE datname = 'plain_restored'")

@@ -217,3 +217,17 @@ def test_the_second_run_waits_and_then_names_the_first(store):
         pass
     with store.locked(0):
         pass
+
+
+def test_an_increment_without_its_base_is_not_the_last_good_one(store):
+    wanted, base = make(store, days=30), make(store, days=29)
+    make(store, days=28, base=base)
+    Path(store.path, base, "a.dump").unlink()
+    assert store.find("latest").name == wanted
+    assert wanted not in prune(store, keep=1, keep_days=0)["removed"]
+
+
+def test_what_a_wrong_clock_dated_in_the_future_is_not_the_newest(store):
+    old, ahead, new = make(store, days=2), make(store, days=-3650), make(store)
+    assert store.find("latest").name == new and names(store) == [ahead, old, new]
+    assert prune(store, keep=1, keep_days=0)["removed"] == [old]
