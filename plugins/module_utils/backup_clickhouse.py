@@ -198,7 +198,10 @@ class ClickHouseBackup:
         known = self._databases()
         for database, copy in copies.items():
             if copy in known:
-                raise BackupError(f"There is a database {copy} already: drop or rename it, or choose another suffix.")
+                raise BackupError(
+                    f"There is a database {copy} already, maybe from a restore that was interrupted: look into it, then rename "
+                    "or drop it, or choose another suffix."
+                )
             if self.params["replace"] and self._shared(backup, database) is not None:
                 raise BackupError(
                     f"Database {database} is replicated: in a cluster no copy takes its place. Restore beside it on "
