@@ -199,8 +199,8 @@ class ClickHouseBackup:
         for database, copy in copies.items():
             if copy in known:
                 raise BackupError(
-                    f"There is a database {copy} already, maybe from a restore that was interrupted: look into it, then rename "
-                    "or drop it, or choose another suffix."
+                    f"There is a database {copy} already, maybe from an interrupted restore: look into it, then "
+                    "rename or drop it, or choose another suffix."
                 )
             if self.params["replace"] and self._shared(backup, database) is not None:
                 raise BackupError(

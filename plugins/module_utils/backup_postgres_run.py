@@ -241,8 +241,8 @@ class PostgresBackup:
                 raise BackupError(f"{target} is longer than {NAME_BYTES} bytes: choose a shorter suffix.")
             if self.exists(target):
                 raise BackupError(
-                    f"There is a database {target} already, maybe from a restore that was interrupted: look into it, then rename "
-                    "or drop it, or choose another suffix."
+                    f"There is a database {target} already, maybe from an interrupted restore: look into it, then "
+                    "rename or drop it, or choose another suffix."
                 )
         if self.params["replace"]:
             if self.params["login_db"] in copies:
