@@ -57,8 +57,12 @@ UNION ALL SELECT 'extension ' || quote_ident(extname), extversion FROM pg_extens
 UNION ALL SELECT n.object, concat_ws(E'\\n', 'owner ' || pg_get_userbyid(r.relowner),
     CASE WHEN r.relkind IN ('v', 'm') THEN pg_get_viewdef(r.oid) END,
     CASE WHEN r.relkind = 'p' THEN 'partition by ' || pg_get_partkeydef(r.oid) END,
-    CASE WHEN r.relispartition THEN 'partition of ' || (SELECT string_agg(inhparent::regclass::text, ', ')
-      FROM pg_inherits WHERE inhrelid = r.oid) || ' ' || pg_get_expr(r.relpartbound, r.oid) END,
+    (SELECT CASE WHEN r.relispartition THEN 'partition of ' ELSE 'inherits ' END
+      || string_agg(inhparent::regclass::text, ', ' ORDER BY inhseqno)
+      || coalesce(' ' || pg_get_expr(r.relpartbound, r.oid), '') FROM pg_inherits WHERE inhrelid = r.oid),
+    CASE WHEN r.relkind IN ('r', 'p') THEN 'replica identity ' || CASE r.relreplident WHEN 'f' THEN 'full'
+      WHEN 'n' THEN 'nothing' WHEN 'i' THEN (SELECT indexrelid::regclass::text FROM pg_index
+        WHERE indrelid = r.oid AND indisreplident) END END,
     CASE WHEN r.relpersistence = 'u' THEN 'unlogged' END,
     CASE WHEN r.relrowsecurity THEN 'row level security' END,
     CASE WHEN r.relforcerowsecurity THEN 'row level security forced' END,
@@ -83,7 +87,8 @@ UNION ALL SELECT 'index ' || i.indexrelid::regclass::text, pg_get_indexdef(i.ind
   FROM pg_index AS i JOIN relations AS r ON r.oid = i.indrelid
 UNION ALL SELECT 'constraint ' || quote_ident(c.conname) || ' on '
     || CASE WHEN c.conrelid <> 0 THEN c.conrelid::regclass::text ELSE format_type(c.contypid, NULL) END,
-    pg_get_constraintdef(c.oid)
+    pg_get_constraintdef(c.oid) || CASE WHEN EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgconstraint = c.oid
+      AND g.tgisinternal AND g.tgenabled <> 'O') THEN ' DISABLED' ELSE '' END
   FROM pg_constraint AS c JOIN spaces AS s ON s.oid = c.connamespace
   WHERE c.contype NOT IN ('t', 'n')
     AND (c.conrelid IN (SELECT oid FROM relations) OR c.contypid IN (SELECT oid FROM types))
@@ -92,6 +97,7 @@ UNION ALL SELECT 'trigger ' || quote_ident(g.tgname) || ' on ' || g.tgrelid::reg
       || CASE g.tgenabled WHEN 'O' THEN '' WHEN 'D' THEN ' DISABLED' ELSE ' ' || g.tgenabled::text END
   FROM pg_trigger AS g JOIN relations AS r ON r.oid = g.tgrelid WHERE NOT g.tgisinternal
 UNION ALL SELECT 'rule ' || quote_ident(w.rulename) || ' on ' || w.ev_class::regclass::text, pg_get_ruledef(w.oid)
+      || CASE w.ev_enabled WHEN 'O' THEN '' WHEN 'D' THEN ' DISABLED' ELSE ' ' || w.ev_enabled::text END
   FROM pg_rewrite AS w JOIN relations AS r ON r.oid = w.ev_class WHERE w.rulename <> '_RETURN'
 UNION ALL SELECT 'policy ' || quote_ident(y.polname) || ' on ' || y.polrelid::regclass::text, concat_ws(' ',
     CASE WHEN y.polpermissive THEN 'permissive' ELSE 'restrictive' END, 'for', y.polcmd::text, 'to',
@@ -100,7 +106,9 @@ UNION ALL SELECT 'policy ' || quote_ident(y.polname) || ' on ' || y.polrelid::re
     'using ' || pg_get_expr(y.polqual, y.polrelid), 'check ' || pg_get_expr(y.polwithcheck, y.polrelid))
   FROM pg_policy AS y JOIN relations AS r ON r.oid = y.polrelid
 UNION ALL SELECT object, 'owner ' || pg_get_userbyid(proowner) || E'\\n' || CASE prokind
-    WHEN 'a' THEN pg_get_function_result(oid) ELSE pg_get_functiondef(oid) END FROM routines
+    WHEN 'a' THEN pg_get_function_result(oid) || (SELECT concat_ws(' ', ' by', aggtransfn, 'on',
+      format_type(aggtranstype, NULL), 'from', agginitval, 'then', nullif(aggfinalfn, 0))
+      FROM pg_aggregate WHERE aggfnoid = routines.oid) ELSE pg_get_functiondef(oid) END FROM routines
 UNION ALL SELECT object, concat_ws(E'\\n', 'owner ' || pg_get_userbyid(typowner), CASE typtype
     WHEN 'e' THEN 'enum ' || (SELECT string_agg(quote_literal(enumlabel), ', ' ORDER BY enumsortorder) FROM pg_enum
       WHERE enumtypid = types.oid)
@@ -116,6 +124,16 @@ _USUAL = f"""{_NAMED}
 SELECT 'grants on ' || object, (SELECT string_agg(item::text, E'\\n' ORDER BY item::text) FROM unnest(base) AS item)
 FROM acls WHERE 'grants on ' || object = ANY(%s)
 """
+
+
+# Without a search path every name comes out with its schema. The others change how the server writes constants and
+# names: they may be the script's, the role's, the database's or those of this program's environment.
+_SESSION = (
+    "SET LOCAL search_path = ''; SET LOCAL client_encoding = 'UTF8'; SET LOCAL TimeZone = 'UTC'; "
+    "SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL IntervalStyle = 'postgres'; SET LOCAL bytea_output = 'hex'; "
+    "SET LOCAL standard_conforming_strings = on; SET LOCAL quote_all_identifiers = off; "
+    "SET LOCAL extra_float_digits = 1; SET LOCAL lc_monetary = 'C'; SET LOCAL xmlbinary = 'base64'"
+)
 
 
 def postgres_objects(connection):
@@ -140,8 +158,7 @@ def role_names(connection):
 
 def _read(connection, query, values=None):
     with connection.cursor() as cursor:
-        # Without a search path every name comes out with its schema.
-        cursor.execute("BEGIN; SET LOCAL search_path = ''")
+        cursor.execute(f"BEGIN; {_SESSION}")
         try:
             cursor.execute(query, values)
             return {name: definition or "" for name, definition in cursor.fetchall()}

@@ -148,6 +148,14 @@ class AdvisoryLock:
         """What tells psql, as the column `name`, whether the run that has started it still has the lock."""
         return postgres.lock_check(LOCK, self.connection.info.backend_pid, name)
 
+    def wait_for_psql(self, seconds):
+        """Wait until psql's session is over. Raises LockTaken."""
+        try:
+            postgres.take_advisory_lock(self.connection, PSQL_LOCK, seconds)
+        except postgres.LockTaken as error:
+            raise LockTaken(str(error)) from None
+        postgres.release_advisory_lock(self.connection, PSQL_LOCK)
+
     def holder(self):
         """Who holds it, for a sentence, or None."""
         return postgres.advisory_lock_holder(self.connection, LOCK, PSQL_LOCK)

@@ -46,7 +46,7 @@ class _Run:
     """One script on its way."""
 
     def __init__(self, backend, step, scan):
-        self.backend, self.script, self.scan = backend, step.script, scan
+        self.backend, self.step, self.script, self.scan = backend, step, step.script, scan
         self.client, self.placeholders = backend.client, backend.context.placeholders
         self.digest = hashlib.sha256()
         entry = step.resumable
@@ -101,11 +101,12 @@ class _Run:
         elif _SESSION.match(statement.text):
             self._execute(statement)
         if self.number == self.behind and self.digest.hexdigest() != self.behind_checksum:
-            raise Refused(
-                f"{self.script.name}: the first {self.behind} statements, which an earlier run has completed, are not "
-                "the same any more: restore them, and change only what comes after; or name the script in repair to "
-                "begin it again from its first statement"
-            )
+            raise self.step.edited()
+
+    def end(self):
+        """All statements are behind us. Raises Refused where an earlier run has completed more of them."""
+        if self.number < self.behind:
+            raise self.step.edited()
 
     def _mark(self, statement, creates):
         """Write down that this statement is about to run, and how to tell afterwards whether it did."""
@@ -268,6 +269,7 @@ def apply_stepwise(backend, step, scan):
         for statement in scan.statements():
             run.one(statement)
         statement = None
+        run.end()
         backend.record(run.row("applied"))
     except ClickHouseError as error:
         failure = _failure(run, error, statement)

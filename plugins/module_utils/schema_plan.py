@@ -87,6 +87,14 @@ class Step:
             return None
         return None if self.script.kind == "repeatable" and entry.checksum != self.script.checksum else entry
 
+    def edited(self):
+        """The Refused for a script whose completed part is another one now."""
+        return Refused(
+            f"{self.script.name}: the first {self.resumable.completed} statements, which an earlier run has completed, "
+            "are not the same any more: restore them, and change only what comes after; or name the script in repair "
+            "to begin it again from its first statement"
+        )
+
     def marker(self):
         """What resumable's run has written down before the statement at which it ended; {} where it did not.
 

@@ -110,7 +110,9 @@ class PostgresBackend:
             self.create_ledger()
 
     def objects(self):
-        """The live schema: every object's name to its definition."""
+        """The live schema: every object's name to its definition. Ends a script's effect on the session."""
+        if self._used:
+            self.run(self.connection, self.fresh_session())
         return postgres_objects(self.connection)
 
     def expected(self, recorded, live):
@@ -169,6 +171,11 @@ class PostgresBackend:
                 f"{scan.meta.text.split()[0]} is a command of psql, and psql cannot go on from a failed statement: "
                 "only scripts that are one transaction are handed to it. Write it in SQL", scan.meta.line,
             )
+        if scan.unlocks and isinstance(self.lock, AdvisoryLock):
+            raise ScriptError(
+                "it would also give back the lock that keeps other runs out: write what you need of DISCARD ALL, such "
+                "as RESET ALL, DISCARD TEMP and DEALLOCATE ALL", scan.unlocks.line,
+            )
         if scan.meta:
             check_for_psql(scan)
         elif transactional and scan.control:
@@ -186,6 +193,8 @@ class PostgresBackend:
 
     def apply(self, step, scan):
         """Apply one script and record it. Raises ScriptFailed, Refused."""
+        if scan.meta or self._transactional(step.script):
+            self._not_begun(step)
         if scan.meta:
             apply_with_psql(self, step.script, scan)
         elif self._transactional(step.script):
@@ -195,6 +204,16 @@ class PostgresBackend:
             if reset:
                 self.run(self.connection, reset)
             apply_stepwise(self, step, scan)
+
+    @staticmethod
+    def _not_begun(step):
+        """Raises Refused where a script that is one transaction now has been done in part, statement by statement."""
+        if step.marker() or (step.resumable and step.resumable.completed):
+            raise Refused(
+                f"{step.script.name}: its first {step.resumable.completed} statements are done, by a run that applied "
+                "it statement by statement: make '-- no-transaction' its first line again; or name it in repair to "
+                "begin it again from its first statement"
+            )
 
     def execute(self, statement):
         """Execute a statement of a script, with COPY's rows where it has them."""
@@ -209,10 +228,13 @@ class PostgresBackend:
         started = now()
         try:
             self.dialect.retry(lambda: self._transaction(script, scan, started))
-        except ScriptFailed as failure:
+        except (ScriptFailed, postgres.psycopg2.Error) as error:
+            failure = error if isinstance(error, ScriptFailed) else error.__cause__  # transient, for too long
+            if failure is None:
+                raise
             if not self.connection.closed:
                 self.record(self.context.entry(script, scan, "failed", 0, started, error=str(failure)))
-            raise
+            raise failure from None
 
     def _transaction(self, script, scan, started):
         self.run(self.connection, f"{self.fresh_session()}BEGIN")
@@ -226,11 +248,12 @@ class PostgresBackend:
             self.run(self.connection, f"SET CONSTRAINTS ALL IMMEDIATE; {self.become_owner()}; {row}; COMMIT")
         except postgres.psycopg2.Error as error:
             self.roll_back()
-            if self.dialect.is_transient(error):
-                raise
-            raise self.failure(
+            failure = self.failure(
                 script, error, 0, statement, number, scan, remains="Nothing of the script remains in the database."
-            ) from None
+            )
+            if self.dialect.is_transient(error):
+                raise error from failure
+            raise failure from None
         except BaseException:
             self.roll_back()
             raise

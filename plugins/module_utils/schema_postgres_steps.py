@@ -13,8 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 
 from . import postgres
+from .drift_postgres import postgres_objects
 from .schema_plan import Refused, now
 from .schema_scan import ScriptFailed
 
@@ -26,6 +28,16 @@ _ROWS = ("INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "SELECT", "WITH", "VALUE
 _OUTSIDE = ("25001", "2D000")
 # Objects that belong to the whole server, which no fingerprint of a schema holds, and how they say that all is done.
 _GLOBAL = re.compile(r"(?:CREATE|DROP)\s+(?:DATABASE|ROLE|USER|GROUP|TABLESPACE)\b", re.I)
+# What may do anything, and commit more than once: whether all of it is done cannot be seen.
+_OPAQUE = ("CALL", "DO", "EXECUTE")
+# What changes grants or owners and little else. Of others they do not count: the inventory's may come and go meanwhile.
+_GRANTS = re.compile(r"GRANT|REVOKE|REASSIGN|ALTER\s+DEFAULT|DROP\s+OWNED", re.I)
+_UNNAMED = re.compile(r"create\s+(?:unique\s+)?index\s+(?:concurrently\s+)?on\b")
+_ENDS = re.compile(
+    r"(?:(COMMIT|END)|ABORT|PREPARE\s+TRANSACTION|ROLLBACK(?!\s+(?:WORK\s+|TRANSACTION\s+)?TO\b))\b", re.I
+)
+_PART = re.compile(r'"(?:[^"]|"")*"|[^\s."]+')  # of a name that the fingerprint has
+_REBUILT = re.compile(r"_cc(?:new|old)\d*$")  # what REINDEX CONCURRENTLY calls its own
 _DONE_ALREADY = ("42P04", "42710", "3D000", "42704")
 _IN_TRANSACTION = 2  # of libpq's transaction states
 
@@ -34,7 +46,7 @@ class _Run:
     """One script on its way."""
 
     def __init__(self, backend, step, scan):
-        self.backend, self.script, self.scan = backend, step.script, scan
+        self.backend, self.step, self.script, self.scan = backend, step, step.script, scan
         self.digest = hashlib.sha256()
         entry = step.resumable
         self.behind = entry.completed if entry else 0
@@ -42,6 +54,7 @@ class _Run:
         self.marker = step.marker()
         self.started = now()
         self.number, self.completed, self.completed_checksum = 0, self.behind, self.behind_checksum
+        self.block = None  # what a BEGIN … COMMIT that is skipped sets
         self.open_marker = None  # of the statement that runs by itself just now
 
     @property
@@ -70,6 +83,9 @@ class _Run:
             return
         self.backend.lock.check()
         begun = self.marker and self.marker["number"] == self.number
+        if begun:
+            self._wait_for_server()
+            self._stop_at_opaque(statement)
         if begun and self._taken_effect(statement, self.marker):
             self.reached()
             self.backend.record(self.row("running"))
@@ -79,14 +95,29 @@ class _Run:
     def _skip(self, statement):
         if statement.kind == "copy":
             statement.data.drain()
-        if _SESSION.match(statement.text):
+        if re.match(r"(?:BEGIN|START)\b", statement.text, re.I):
+            self.block = []
+        elif self.block is None and _SESSION.match(statement.text):
             self.backend.execute(statement)
+        elif self.block is not None:
+            self._skip_in_block(statement)
         if self.number == self.behind and self.digest.hexdigest() != self.behind_checksum:
-            raise Refused(
-                f"{self.script.name}: the first {self.behind} statements, which an earlier run has completed, are not "
-                "the same any more: restore them, and change only what comes after; or name the script in repair to "
-                "begin it again from its first statement"
-            )
+            raise self.step.edited()
+
+    def _skip_in_block(self, statement):
+        """What a block sets lasts if it was committed."""
+        ends = _ENDS.match(statement.text)
+        if _SESSION.match(statement.text):
+            self.block.append(statement)
+        elif ends:
+            for one in self.block if ends[1] else ():
+                self.backend.execute(one)
+            self.block = None
+
+    def end(self):
+        """All statements are behind us. Raises Refused where an earlier run has completed more of them."""
+        if self.number < self.behind:
+            raise self.step.edited()
 
     def _execute(self, statement):
         if self.inside():
@@ -104,9 +135,14 @@ class _Run:
     def _in_block(self, statement):
         """Inside the script's own BEGIN … COMMIT: what its COMMIT commits includes the ledger's row."""
         if re.match(r"(?:COMMIT|END)\b", statement.text, re.I):
+            before = self.completed, self.completed_checksum
             self.reached()
-            self.backend.run(self.connection, self.backend.row_sql(self.row("running")))
-            self.backend.execute(statement)
+            try:
+                self.backend.run(self.connection, self.backend.row_sql(self.row("running")))
+                self.backend.execute(statement)
+            except BaseException:  # a deferred constraint, say: nothing of the block is done
+                self.completed, self.completed_checksum = before
+                raise
             return
         self.backend.execute(statement)
         if not self.inside():
@@ -139,25 +175,77 @@ class _Run:
 
     def _alone(self, statement):
         """The statement commits by itself: a marker before, the row after."""
-        marker = self.open_marker = {"number": self.number, **self._state()}
+        marker = self.open_marker = {"number": self.number, "server": self._server(), **self._state(statement)}
         self.backend.record(self.row("running", marker=json.dumps(marker)))
 
         def attempt():
             try:
                 self.backend.execute(statement)
             except postgres.psycopg2.Error as error:
-                if self.backend.dialect.is_transient(error) and self._taken_effect(statement, marker):
+                if not self.backend.dialect.is_transient(error):
+                    raise
+                if statement.word in _OPAQUE and (refused or self._state(statement)["schema"] != marker["schema"]):
+                    partly.append(error)
+                    return
+                if self._taken_effect(statement, {**marker, "failed": refused}):
                     return
                 raise
 
+        partly, refused = [], self.backend.dialect.transactional_ddl  # there what has failed has not been done
         self.backend.dialect.retry(attempt)
+        if partly:
+            raise partly[0]
         self.open_marker = None
         self.reached()
         self.backend.record(self.row("running"))
 
-    def _state(self):
-        objects = json.dumps(self.backend.objects(), sort_keys=True)
-        return {"schema": hashlib.sha256(objects.encode()).hexdigest(), "invalid": self._invalid_indexes()}
+    def _text(self, statement):
+        return self.backend.context.placeholders.fill(statement.text).casefold()
+
+    def _state(self, statement):
+        """What the objects that the statement names look like, and all that hangs on a table of that name."""
+        text, grants = self._text(statement), _GRANTS.match(statement.text)
+        objects = {
+            name: definition for name, definition in postgres_objects(self.connection).items()
+            if (grants or not name.startswith("grants on "))
+            and (statement.word in _OPAQUE or _names(text, name, definition))
+        }
+        schema = hashlib.sha256(json.dumps(objects, sort_keys=True).encode()).hexdigest()
+        return {"schema": schema, "invalid": self._invalid_indexes()}
+
+    def _server(self):
+        pid = self.connection.info.backend_pid
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT backend_start::text FROM pg_catalog.pg_stat_activity WHERE pid = %s", (pid,))
+            return [pid, *(cursor.fetchone() or (None,))]
+
+    def _wait_for_server(self):
+        """The server finishes a statement whose client has died, and a lease does not wait for that."""
+        pid, start = self.marker.get("server", (None, None))
+        deadline = time.monotonic() + self.backend.params.get("lock_timeout", 60)
+        while pid and pid != self.connection.info.backend_pid:
+            with self.connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT FROM pg_catalog.pg_stat_activity WHERE pid = %s AND backend_start::text = %s", (pid, start)
+                )
+                if not cursor.rowcount:
+                    return
+            if time.monotonic() > deadline:
+                raise Refused(
+                    f"{self.script.name}: the server is still busy with statement {self.number} for an earlier run "
+                    f"(server process {pid}): wait for its end or terminate it, then run again"
+                )
+            time.sleep(0.2)
+            self.backend.lock.check()
+
+    def _stop_at_opaque(self, statement):
+        if statement.word in _OPAQUE and not self.marker.get("failed"):
+            self.open_marker = self.marker
+            raise ScriptFailed(
+                self.script, "an earlier run was cut off at this statement, and what it has done of it cannot be seen",
+                self.completed, statement, self.number, self.scan.count,
+                remains="Take back what it has done, or take the statement out if that is all, and run again.",
+            )
 
     def _invalid_indexes(self):
         with self.connection.cursor() as cursor:
@@ -171,10 +259,13 @@ class _Run:
 
     def _taken_effect(self, statement, marker):
         """Whether a statement that was begun, and cut off, is done. What is left of a half-built index is dropped."""
+        text = self._text(statement)
         left = [
             index for index, table in self._invalid_indexes()
-            if [index, table] not in marker["invalid"]
-            and (index.rpartition(".")[2].strip('"') in statement.text or table in statement.text)
+            if [index, table] not in marker["invalid"] and (
+                _is_word(text, index.rpartition(".")[2].strip('"')) or (_UNNAMED.match(text) and _is_word(text, table))
+                or (statement.word == "REINDEX" and _REBUILT.search(index.strip('"')))
+            )
         ]
         if left:
             concurrently = "CONCURRENTLY " if self.backend.dialect.transactional_ddl else ""
@@ -183,7 +274,7 @@ class _Run:
             return False
         if marker.get("failed"):  # the server refused it: whatever has changed since, it was not this statement
             return False
-        if self._state()["schema"] != marker["schema"]:
+        if self._state(statement)["schema"] != marker["schema"]:
             return True
         if not _GLOBAL.match(statement.text):
             return False
@@ -195,6 +286,19 @@ class _Run:
         return True
 
 
+def _is_word(text, name):
+    return bool(re.search(rf"(?<!\w){re.escape(name.casefold())}(?!\w)", text))
+
+
+def _names(text, name, definition):
+    """Whether a statement's text has the name of an object of the fingerprint, or of the table that it hangs on."""
+    _whole, on, target = name.rpartition(" on ")
+    path = [part.strip('"') for part in _PART.findall((target if on else name).partition("(")[0])]
+    if name.startswith("index ") and _UNNAMED.match(text):
+        path = [part.strip('"') for part in _PART.findall(definition.partition(" USING ")[0])]
+    return _is_word(text, path[-2 if "column" in path[:1] else -1])
+
+
 def apply_stepwise(backend, step, scan):
     """Apply step.script on `backend` from where an earlier run came to. Raises ScriptFailed, Refused."""
     run = _Run(backend, step, scan)
@@ -202,6 +306,7 @@ def apply_stepwise(backend, step, scan):
     try:
         for statement in scan.statements():
             run.one(statement)
+        run.end()
         if run.inside():
             raise ScriptFailed(step.script, "its BEGIN has no COMMIT", run.completed, statement, run.number, scan.count)
         statement = None

@@ -18,7 +18,7 @@ from .schema_plan import now
 from .schema_scan import ScriptFailed
 from .sql_script import ScriptError
 
-_ERROR = re.compile(r"psql:[^\n]*?:(\d+): (.*)", re.S)
+_ERROR = re.compile(r"^psql:[^\n]*?:(\d+): (?!NOTICE|WARNING|INFO|warning)((?:(?!^psql:).)*)", re.S | re.M)
 _NOT_OURS = "not the run that started psql"
 
 
@@ -55,11 +55,12 @@ def apply_with_psql(backend, script, scan):
         passfile = password_file(backend.params, os.path.join(folder, "pass"))
         # psql lives on when the run is killed. Before it does anything it makes sure that it has not been so long
         # in starting that another run has begun; with its own lock in hand, no other one begins (see AdvisoryLock).
+        # The row and COMMIT are one line: a script that reads the next one, by \prompt, takes both or none.
         wrapper = (
             f"{backend.lock.psql_lock()} \\gset schema_apply_\n"
             f"{backend.lock.psql_check('ours')} \\gset schema_apply_\n"
             "\\if :schema_apply_ours\n"
-            f"{backend.become_owner()};\nBEGIN;\n\\i {path}\n{backend.row_sql(row)};\nCOMMIT;\n"
+            f"{backend.become_owner()};\nBEGIN;\n\\i {path}\n{backend.row_sql(row)}; COMMIT;\n"
             f"\\else\n\\echo {_NOT_OURS}\n\\endif\n"
         )
         with program(
@@ -68,15 +69,21 @@ def apply_with_psql(backend, script, scan):
             env={**environment(backend.params, backend.context.database, passfile), "PGCLIENTENCODING": "UTF8"},
         ) as psql:
             said, complaints = psql.communicate(wrapper)
-    if psql.returncode:
+    if psql.returncode and not _committed(backend, script):
         failure = _failure(backend, script, complaints.strip())
         backend.record(backend.context.entry(script, None, "failed", 0, started, error=str(failure)))
         raise failure
     if said == f"{_NOT_OURS}\n":
         raise ScriptFailed(script, "psql reached a server on which this run does not hold its lock, and did nothing")
-    entry = (backend.ledger.read()[0] or {}).get(script.name)
-    if entry is None or (entry.status, entry.checksum) != (row.status, row.checksum):
+    if not _committed(backend, script):
         raise ScriptFailed(script, "psql ended without an error, but before the script's end")
+
+
+def _committed(backend, script):
+    """Whether psql has committed the script, though it may not have heard of it, once its session is over."""
+    backend.lock.wait_for_psql(60)
+    entry = (backend.ledger.read()[0] or {}).get(script.name)
+    return entry is not None and (entry.status, entry.checksum) == ("applied", script.checksum)
 
 
 def _write_script(backend, script, path):

@@ -133,6 +133,7 @@ def _apply_locked(backend, scripts, options, outcome):
     except BaseException:
         _quietly(backend, record)
         raise
+    backend.lock.check()
     record()
     accepted = bool(options.accept_drift and outcome.drift)
     outcome.changed = bool(outcome.applied or outcome.adopted or outcome.repaired or accepted or recorded_at != at)

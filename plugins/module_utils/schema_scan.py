@@ -21,6 +21,8 @@ _PLAIN_OPENS = re.compile(r"(?:BEGIN(?:\s+(?:WORK|TRANSACTION))?|START\s+TRANSAC
 _CLOSES = re.compile(
     r"(?:COMMIT|END|ABORT|PREPARE\s+TRANSACTION|ROLLBACK(?!(?:\s+(?:WORK|TRANSACTION))?\s+TO\b))\b", re.I
 )
+_UNLOCKS = re.compile(r"DISCARD\s+ALL\b|SELECT\s+(?:pg_catalog\.)?pg_advisory_unlock_all\b", re.I)
+_CONTROL = ("BEGIN", "START", "COMMIT", "END", "ABORT", "ROLLBACK")
 _PLAIN_CLOSES = re.compile(r"(?:COMMIT|END)(?:\s+(?:WORK|TRANSACTION))?$", re.I)
 
 
@@ -50,7 +52,15 @@ class Placeholders:
         for secret in self._secrets:
             text = text.replace(secret, MASK)
         *cut, last = text.split("...")
-        return "...".join([*(self._masked_end(piece) for piece in cut), last])
+        first, *rest = [*(self._masked_end(piece) for piece in cut), last]
+        return "...".join([first, *(self._masked_begin(piece) for piece in rest)])
+
+    def _masked_begin(self, text):
+        for secret in self._secrets:
+            for length in range(min(len(secret), len(text)), LEGIBLE, -1):
+                if text.startswith(secret[-length:]):
+                    return MASK + text[length:]
+        return text
 
     def _masked_end(self, text):
         for secret in self._secrets:
@@ -83,12 +93,13 @@ class Scan:
 
     count: its statements. meta: the first psql meta-command, or None; connect: the first that goes to another database.
     bracketed: whether one plain BEGIN … COMMIT encloses all of it. control: the first other statement that begins or
-    ends a transaction, or None.
+    ends a transaction, or None. unlocks: the first that gives the session's advisory locks back, or None.
     """
 
     def __init__(self, script, splitter, placeholders, keep=True):
         self._script, self._splitter = script, splitter
         self.count, self.meta, self.connect, self.control, self.bracketed = 0, None, None, None, False
+        self.unlocks = None
         self._kept = [] if keep and script.size <= KEEP else None
         first = last = None
         controls = []
@@ -101,8 +112,12 @@ class Scan:
                     self.meta = self.meta or statement
                     if _CONNECT.match(statement.text):
                         self.connect = self.connect or statement
+                    if len(controls) < 3 and statement.word in _CONTROL:  # as in COMMIT \g
+                        controls.append(statement)
                 elif len(controls) < 3 and (_OPENS.match(statement.text) or _CLOSES.match(statement.text)):
                     controls.append(statement)
+                elif not self.unlocks and _UNLOCKS.match(statement.text):
+                    self.unlocks = statement
                 if statement.kind != "sql":
                     self._kept = None  # COPY's rows can only be read while the script is
                 elif self._kept is not None:

@@ -285,6 +285,8 @@ def test_a_failed_script_goes_on_behind_what_is_done(request, engine):
     assert made.apply(check=True)["pending"][0]["completed"] == 2
     made.write(V1__a=text.replace("VALUES (1)", "VALUES (9)").replace("nowhere", "a"))
     assert "the first 2 statements" in made.refused()
+    made.write(V1__a=f"{first}CREATE TABLE other (n int){end};")
+    assert "the first 2 statements" in made.refused()
     made.write(V1__a=text.replace("nowhere", "a").replace("VALUES (3);", "VALUES (3); INSERT INTO a VALUES (4);"))
     assert made.apply()["applied"] == ["V1__a.sql"]
     assert count() == 4
