@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 import yaml
-from support.playbooks import HOST, PROGRAM, ROOT, Run, environment, run_playbook
+from support.playbooks import HOST, PROD, PROGRAM, ROOT, Run, environment, run_playbook
 
 OLD, STAYING = "db3", ["db1", "db2", "db4"]
 UNREACHABLE = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
@@ -31,7 +31,7 @@ def write_inventory(folder, gone=()):
             **{name: {"hosts": dict.fromkeys(hosts, {})} for name in groups},
         },
         "vars": {
-            "ansible_become": False, "database_environment": "prod", "yugabyte_db_nodes": hosts,
+            "ansible_become": False, **PROD, "yugabyte_db_nodes": hosts, "yugabyte_db_archive_sha256": "-",
             "clickhouse_db_nodes": hosts, "clickhouse_db_keepers": hosts,
             **{f"{role}_config_dir": str(folder / "etc") for role in ("yugabyte_db", "clickhouse_db")},
             **{f"{name}_password": "-" for name in ("yugabyte_db_superuser", "clickhouse_db_admin", "clickhouse_db")},

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.playbooks import HOST, ROOT, role_play, run_playbook
+from support.playbooks import HOST, PROD, ROOT, role_play, run_playbook
 
 AWAY = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
 NODES = ["db2", "db1", "db3"]  # in this order, which is not that of their names
@@ -28,7 +28,7 @@ def play(tmp_path, postgres, ysql):
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts/init.sql").write_text("CREATE TABLE a (n int);")
     variables = {
-        "yugabyte_db_nodes": NODES, "database_environment": "prod", "ansible_become": False,
+        "yugabyte_db_nodes": NODES, **PROD, "ansible_become": False,
         "schema_load_sets": [
             {"name": "s", "engine": "yugabytedb", "database": ysql, "path": str(tmp_path / "scripts")}],
         **{f"{role}_{name}": value for role in ("schema_load_postgresql", "postgres_user")

@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BYTECODE = Path(__file__).with_name("bytecode")
 PROGRAM = Path(sys.executable).with_name("ansible-playbook")
 HOST = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+# What hosts of production say of their environment, here one without secrets.
+PROD = {"database_environment": "prod", "database_secrets": [], "database_secrets_file": "/nowhere"}
 
 
 @dataclass
