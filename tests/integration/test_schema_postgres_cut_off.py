@@ -5,10 +5,10 @@ import signal
 import threading
 
 import pytest
-from ansible_collections.frameworks.database.plugins.module_utils import ledger_postgres, schema_postgres, schema_psql
 from ansible_collections.frameworks.database.plugins.module_utils import postgres as postgres_module
+from ansible_collections.frameworks.database.plugins.module_utils import schema_postgres, schema_psql
 from support.ports import wait_for
-from support.scripts import HOLD, ScriptSet, begin_in_child, in_child
+from support.scripts import ScriptSet, begin_in_child, in_child
 
 FIRST = "-- no-transaction\n"
 
@@ -29,12 +29,16 @@ def query(postgres, postgres_database):
 def yugabyte(made, monkeypatch):
     """`made` for a PostgreSQL that is taken for a YugabyteDB before 2025.1."""
     monkeypatch.setattr(postgres_module, "dialect", lambda connection: postgres_module.YugabyteDB((2, 20, 0)))
-    monkeypatch.setattr(ledger_postgres.Lease, "seconds", HOLD)
     made.options["engine"] = "yugabytedb"
     return made
 
 
-def dies(made, before=False):
+def forget_lease(query):
+    """The lease of a dead run ends. A short one could end in a run that lives, on a busy machine."""
+    query("DELETE FROM schema_ledger.lease")
+
+
+def dies(made, query, before=False):
     """Apply in a process that is killed before, or after, the first statement that runs by itself."""
     def killed():
         execute = schema_postgres.PostgresBackend.execute
@@ -50,6 +54,7 @@ def dies(made, before=False):
         made.apply()
 
     assert in_child(killed) == -signal.SIGKILL
+    forget_lease(query)
 
 
 def indexes(query, table):
@@ -114,7 +119,7 @@ def test_an_index_that_was_cut_off_is_built_again(made, query, postgres, text):
 def test_what_others_do_is_not_taken_for_the_statements_effect(made, query, by_hand):
     made.write(V1__a="CREATE TABLE zz (n int);").apply()
     made.write(V2__i=FIRST + "CREATE INDEX CONCURRENTLY idx ON zz (n);")
-    dies(made, before=True)
+    dies(made, query, before=True)
     query(by_hand)
     assert made.apply()["applied"] == ["V2__i.sql"]
     assert indexes(query, "zz") == [("idx", True)]
@@ -131,14 +136,14 @@ def test_what_a_cut_off_statement_has_done_is_not_done_again(yugabyte, query, st
     yugabyte.options["placeholders"] = {"t": "placed"}
     query("CREATE TABLE zz (n int)")
     yugabyte.write(V1__a=f"{statement};")
-    dies(yugabyte)
+    dies(yugabyte, query)
     assert yugabyte.apply()["applied"] == ["V1__a.sql"]
     assert query("SELECT count(*) FROM pg_class WHERE relname ~ '^zz_n_idx'")[0][0] == ("INDEX ON" in statement)
 
 
 def test_a_role_is_made_though_others_have_changed_the_schema(yugabyte, query, unique):
     yugabyte.write(V1__a=f"CREATE ROLE {unique};")
-    dies(yugabyte, before=True)
+    dies(yugabyte, query, before=True)
     query("CREATE TABLE by_hand (n int)")
     yugabyte.apply()
     query(f"DROP ROLE {unique}")
@@ -147,7 +152,7 @@ def test_a_role_is_made_though_others_have_changed_the_schema(yugabyte, query, u
 def test_others_indexes_are_left_alone(made, query):
     made.write(V1__a="CREATE TABLE zz (n int, m int); INSERT INTO zz VALUES (1, 1), (1, 1);").apply()
     made.write(V2__i=FIRST + "CREATE INDEX CONCURRENTLY idx ON zz (n);")
-    dies(made, before=True)
+    dies(made, query, before=True)
     with pytest.raises(Exception, match="is duplicated"):
         query("CREATE UNIQUE INDEX CONCURRENTLY by_hand ON zz (m)")
     made.apply()
@@ -157,7 +162,7 @@ def test_others_indexes_are_left_alone(made, query):
 def test_a_block_that_was_cut_off_is_not_executed_twice(yugabyte, query):
     query("CREATE TABLE a (n int)")
     yugabyte.write(V1__a="DO $$ BEGIN INSERT INTO a VALUES (1); END $$;")
-    dies(yugabyte)
+    dies(yugabyte, query)
     assert "was cut off at this statement" in yugabyte.refused()
     assert query("SELECT count(*) FROM a") == [(1,)]
     query("DELETE FROM a")
@@ -176,6 +181,7 @@ def test_a_statement_that_the_server_still_runs_is_waited_for(yugabyte, query, p
         return yugabyte.apply()
 
     assert in_child(die) == -signal.SIGKILL
+    forget_lease(query)
     yugabyte.apply()
     assert query("SELECT count(*) FROM a") == [(1,)]
 
