@@ -63,23 +63,20 @@ class ClickHouseLedger:
 
         Raises LedgerError where it cannot be read.
         """
-        rows = self._select("revision", *COLUMNS)
+        rows = self._select(*COLUMNS)
         if rows is None:
             return None, None
-        # Of removed entries too: a row with a lower one would not come before theirs.
-        self._revision = max([row["revision"] for row in rows], default=0)
-        rows = [row for row in rows if row["status"] != _REMOVED]
         return {row["script"]: _entry(row) for row in rows if row["set_name"] == self.set_name}, _position(rows)
 
     def position(self):
         """The second half of what read() returns."""
         rows = self._select("script", "checksum", "completed", "status")
-        return None if rows is None else _position([row for row in rows if row["status"] != _REMOVED])
+        return None if rows is None else _position(rows)
 
     def _select(self, *columns):
         try:
-            return self.rows(
-                f"SELECT set_name, {', '.join(columns)} FROM {self.table()} FINAL ORDER BY set_name, script"
+            rows = self.rows(
+                f"SELECT set_name, revision, {', '.join(columns)} FROM {self.table()} FINAL ORDER BY set_name, script"
             )
         except ServerError as error:
             if error.code == _UNKNOWN_TABLE:
@@ -90,6 +87,9 @@ class ClickHouseLedger:
                 f"The ledger {self.table()} cannot be read, so nothing is known about what is applied: {error}. "
                 "What to do: the user needs SELECT on it"
             ) from None
+        # Of removed entries too: a row with a lower one would not come before theirs.
+        self._revision = max([row["revision"] for row in rows], default=0)
+        return [row for row in rows if row["status"] != _REMOVED]
 
     def create(self):
         """Create what is missing of the ledger.

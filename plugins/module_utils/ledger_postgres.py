@@ -133,10 +133,12 @@ class AdvisoryLock:
     def take(self, seconds):
         """Take it, waiting up to `seconds`. Raises LockTaken, whose text names the holder."""
         deadline = time.monotonic() + seconds
+        self._lock(LOCK, seconds)
+        self.wait_for_psql(max(0, round(deadline - time.monotonic())))
+
+    def _lock(self, name, seconds):
         try:
-            postgres.take_advisory_lock(self.connection, LOCK, seconds)
-            postgres.take_advisory_lock(self.connection, PSQL_LOCK, max(0, round(deadline - time.monotonic())))
-            postgres.release_advisory_lock(self.connection, PSQL_LOCK)
+            postgres.take_advisory_lock(self.connection, name, seconds)
         except postgres.LockTaken as error:
             raise LockTaken(str(error)) from None
 
@@ -150,10 +152,7 @@ class AdvisoryLock:
 
     def wait_for_psql(self, seconds):
         """Wait until psql's session is over. Raises LockTaken."""
-        try:
-            postgres.take_advisory_lock(self.connection, PSQL_LOCK, seconds)
-        except postgres.LockTaken as error:
-            raise LockTaken(str(error)) from None
+        self._lock(PSQL_LOCK, seconds)
         postgres.release_advisory_lock(self.connection, PSQL_LOCK)
 
     def holder(self):

@@ -18,7 +18,7 @@ import time
 from . import postgres
 from .drift_postgres import postgres_objects
 from .schema_plan import Refused, now
-from .schema_scan import ScriptFailed
+from .schema_scan import CLOSES, ScriptFailed
 
 # What only concerns the session is run again when a script is resumed.
 _SESSION = re.compile(r"(?:SET|RESET)\b(?!\s+TRANSACTION)|SELECT\s+(?:pg_catalog\.)?set_config\s*\(", re.I)
@@ -33,9 +33,7 @@ _OPAQUE = ("CALL", "DO", "EXECUTE")
 # What changes grants or owners and little else. Of others they do not count: the inventory's may come and go meanwhile.
 _GRANTS = re.compile(r"GRANT|REVOKE|REASSIGN|ALTER\s+DEFAULT|DROP\s+OWNED", re.I)
 _UNNAMED = re.compile(r"create\s+(?:unique\s+)?index\s+(?:concurrently\s+)?on\b")
-_ENDS = re.compile(
-    r"(?:(COMMIT|END)|ABORT|PREPARE\s+TRANSACTION|ROLLBACK(?!\s+(?:WORK\s+|TRANSACTION\s+)?TO\b))\b", re.I
-)
+_BEGIN, _COMMIT = ("BEGIN", "START"), ("COMMIT", "END")
 _PART = re.compile(r'"(?:[^"]|"")*"|[^\s."]+')  # of a name that the fingerprint has
 _REBUILT = re.compile(r"_cc(?:new|old)\d*$")  # what REINDEX CONCURRENTLY calls its own
 _DONE_ALREADY = ("42P04", "42710", "3D000", "42704")
@@ -95,7 +93,7 @@ class _Run:
     def _skip(self, statement):
         if statement.kind == "copy":
             statement.data.drain()
-        if re.match(r"(?:BEGIN|START)\b", statement.text, re.I):
+        if statement.word in _BEGIN:
             self.block = []
         elif self.block is None and _SESSION.match(statement.text):
             self.backend.execute(statement)
@@ -106,11 +104,10 @@ class _Run:
 
     def _skip_in_block(self, statement):
         """What a block sets lasts if it was committed."""
-        ends = _ENDS.match(statement.text)
         if _SESSION.match(statement.text):
             self.block.append(statement)
-        elif ends:
-            for one in self.block if ends[1] else ():
+        elif CLOSES.match(statement.text):
+            for one in self.block if statement.word in _COMMIT else ():
                 self.backend.execute(one)
             self.block = None
 
@@ -122,7 +119,7 @@ class _Run:
     def _execute(self, statement):
         if self.inside():
             self._in_block(statement)
-        elif re.match(r"(?:BEGIN|START)\b", statement.text, re.I):
+        elif statement.word in _BEGIN:
             self.backend.execute(statement)
         elif self.backend.dialect.transactional_ddl or statement.word in _ROWS:
             self._with_row(statement)
@@ -134,7 +131,7 @@ class _Run:
 
     def _in_block(self, statement):
         """Inside the script's own BEGIN … COMMIT: what its COMMIT commits includes the ledger's row."""
-        if re.match(r"(?:COMMIT|END)\b", statement.text, re.I):
+        if statement.word in _COMMIT:
             before = self.completed, self.completed_checksum
             self.reached()
             try:
@@ -177,6 +174,7 @@ class _Run:
         """The statement commits by itself: a marker before, the row after."""
         marker = self.open_marker = {"number": self.number, "server": self._server(), **self._state(statement)}
         self.backend.record(self.row("running", marker=json.dumps(marker)))
+        partly, refused = [], self.backend.dialect.transactional_ddl  # there what has failed has not been done
 
         def attempt():
             try:
@@ -191,7 +189,6 @@ class _Run:
                     return
                 raise
 
-        partly, refused = [], self.backend.dialect.transactional_ddl  # there what has failed has not been done
         self.backend.dialect.retry(attempt)
         if partly:
             raise partly[0]

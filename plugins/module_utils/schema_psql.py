@@ -69,13 +69,14 @@ def apply_with_psql(backend, script, scan):
             env={**environment(backend.params, backend.context.database, passfile), "PGCLIENTENCODING": "UTF8"},
         ) as psql:
             said, complaints = psql.communicate(wrapper)
-    if psql.returncode and not _committed(backend, script):
+    committed = _committed(backend, script)
+    if psql.returncode and not committed:
         failure = _failure(backend, script, complaints.strip())
         backend.record(backend.context.entry(script, None, "failed", 0, started, error=str(failure)))
         raise failure
     if said == f"{_NOT_OURS}\n":
         raise ScriptFailed(script, "psql reached a server on which this run does not hold its lock, and did nothing")
-    if not _committed(backend, script):
+    if not committed:
         raise ScriptFailed(script, "psql ended without an error, but before the script's end")
 
 

@@ -18,7 +18,7 @@ _PLACEHOLDER = re.compile(r"\$\{([^{}\s]+)\}")
 # PostgreSQL's words for beginning and ending a transaction; ROLLBACK TO a savepoint is none of them.
 _OPENS = re.compile(r"(?:BEGIN|START\s+TRANSACTION)\b", re.I)
 _PLAIN_OPENS = re.compile(r"(?:BEGIN(?:\s+(?:WORK|TRANSACTION))?|START\s+TRANSACTION)$", re.I)
-_CLOSES = re.compile(
+CLOSES = re.compile(
     r"(?:COMMIT|END|ABORT|PREPARE\s+TRANSACTION|ROLLBACK(?!(?:\s+(?:WORK|TRANSACTION))?\s+TO\b))\b", re.I
 )
 _UNLOCKS = re.compile(r"DISCARD\s+ALL\b|SELECT\s+(?:pg_catalog\.)?pg_advisory_unlock_all\b", re.I)
@@ -114,7 +114,7 @@ class Scan:
                         self.connect = self.connect or statement
                     if len(controls) < 3 and statement.word in _CONTROL:  # as in COMMIT \g
                         controls.append(statement)
-                elif len(controls) < 3 and (_OPENS.match(statement.text) or _CLOSES.match(statement.text)):
+                elif len(controls) < 3 and (_OPENS.match(statement.text) or CLOSES.match(statement.text)):
                     controls.append(statement)
                 elif not self.unlocks and _UNLOCKS.match(statement.text):
                     self.unlocks = statement
