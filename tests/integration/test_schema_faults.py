@@ -28,29 +28,9 @@ from support.scripts import HOLD, ScriptSet, begin_in_child, in_child
 
 
 @pytest.fixture
-def made(postgres, postgres_database, tmp_path):
-    """An empty ScriptSet for a PostgreSQL database."""
-    return ScriptSet(tmp_path / "set", engine="postgresql", database=postgres_database, **postgres.login())
-
-
-@pytest.fixture
-def query(postgres, postgres_database):
-    """Ask that database."""
-    return lambda sql: postgres.query(sql, database=postgres_database)
-
-
-@pytest.fixture
 def made_clickhouse(clickhouse, clickhouse_database, tmp_path):
     """An empty ScriptSet for a ClickHouse database."""
     return ScriptSet(tmp_path / "set", engine="clickhouse", database=clickhouse_database, **clickhouse.login())
-
-
-@pytest.fixture
-def yugabyte(made, monkeypatch):
-    """`made` for a PostgreSQL that is taken for a YugabyteDB before 2025.1: a stand-in, there is none to be had."""
-    monkeypatch.setattr(postgres_module, "dialect", lambda connection: postgres_module.YugabyteDB((2, 20, 0)))
-    made.options["engine"] = "yugabytedb"
-    return made
 
 
 def tables(query):

@@ -7,12 +7,6 @@ from support.scripts import ScriptSet
 
 
 @pytest.fixture
-def query(postgres, postgres_database):
-    """Query the test's database."""
-    return lambda sql: postgres.query(sql, database=postgres_database)
-
-
-@pytest.fixture
 def roles(postgres, postgres_database, unique):
     """Names of roles, the last with a name that needs quotes; dropped afterwards."""
     names = [f"{unique}_owner", f"{unique}_reader", f"{unique} =\"/x"]

@@ -8,29 +8,9 @@ import pytest
 from ansible_collections.frameworks.database.plugins.module_utils import postgres as postgres_module
 from ansible_collections.frameworks.database.plugins.module_utils import schema_postgres, schema_psql
 from support.ports import wait_for
-from support.scripts import ScriptSet, begin_in_child, in_child
+from support.scripts import begin_in_child, in_child
 
 FIRST = "-- no-transaction\n"
-
-
-@pytest.fixture
-def made(postgres, postgres_database, tmp_path):
-    """An empty ScriptSet for a PostgreSQL database."""
-    return ScriptSet(tmp_path / "set", engine="postgresql", database=postgres_database, **postgres.login())
-
-
-@pytest.fixture
-def query(postgres, postgres_database):
-    """Ask that database."""
-    return lambda sql: postgres.query(sql, database=postgres_database)
-
-
-@pytest.fixture
-def yugabyte(made, monkeypatch):
-    """`made` for a PostgreSQL that is taken for a YugabyteDB before 2025.1."""
-    monkeypatch.setattr(postgres_module, "dialect", lambda connection: postgres_module.YugabyteDB((2, 20, 0)))
-    made.options["engine"] = "yugabytedb"
-    return made
 
 
 def forget_lease(query):
