@@ -155,6 +155,16 @@ def test_copy_rows(made, query):
     assert query("SELECT count(*) FROM a") == [(3,)]
 
 
+def test_rows_copied_to_stdout_go_nowhere(made, query):
+    made.write(
+        V1__a="CREATE TABLE a (t text);\nCOPY (SELECT 'of the client') TO STDOUT;\n"
+              "COPY (SELECT 'TO STDOUT') TO PROGRAM 'cat > /dev/null';\nCOPY a FROM PROGRAM 'echo from the server';",
+        V2__c="-- no-transaction\nCOPY a TO STDOUT (FORMAT csv);\nCREATE TABLE c (n int);",
+    )
+    assert made.apply()["applied"] == ["V1__a.sql", "V2__c.sql"]
+    assert query("SELECT * FROM a") == [("from the server",)] and "c" in tables(query)
+
+
 def test_meta_commands_go_through_psql(made, query):
     made.write(
         V1__a="\\set name 'x y'\nCREATE TABLE a (t text);\nINSERT INTO a VALUES (:'name');\n"
