@@ -70,6 +70,9 @@ def check_grants(grants, server, title):
                 # A function may be given with its arguments, which have no limit of length.
                 check_name(name.split("(")[0] if key == "objects" else name, f"{item}.{key}")
         _check_keys(grant, types, item)
+        for key in ("schemas", "objects"):
+            if grant[key] == []:  # as a filter leaves it that has found nothing
+                raise Refused(f"{item}.{key}: is empty, and would mean all of them; leave the key out for all")
         grant["privileges"] = [_SYNONYMS.get(word.upper(), word.upper()) for word in grant["privileges"]]
         for kind in types:
             all_of_kind = _all_privileges(server, kind)
