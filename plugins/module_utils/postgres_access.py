@@ -21,7 +21,7 @@ from .postgres import (
 )
 from .postgres_catalogue import new_database, read_database, read_server
 from .postgres_grants import builtin_acl, check_grants, database_target, plan_grants
-from .postgres_password import matches
+from .postgres_password import is_verifier, matches
 from .postgres_plan import (
     Refused,
     check_databases,
@@ -104,8 +104,9 @@ class Access:
             return _flat(batches)
         done = []
         for batch in batches:
-            if batch.database in self._new_databases:
+            if done:
                 self._use_new_password()
+            if batch.database in self._new_databases:
                 # Only now can be seen what the template has put into it.
                 catalogue = self._read_inside(batch.database)
                 batch = batch._replace(changes=self._plan_inside(batch.database, catalogue, self._missing))
@@ -288,8 +289,11 @@ class Access:
     def _use_new_password(self):
         """Log in with the password that the login user has been given by now."""
         for user in self.users:
-            if user["name"] == self.params["login_user"] and user["password"] and user["update_password"] == "always":
-                self.params["login_password"] = user["password"]
+            password = user["password"]
+            if user["name"] != self.params["login_user"] or not password or user["update_password"] != "always":
+                continue
+            if not is_verifier(password):  # nobody can log in with one
+                self.params["login_password"] = password
 
     def _run(self, batch):
         """Run the statements of a Batch and add them to `kept`."""

@@ -194,6 +194,26 @@ def test_an_admin_rotates_its_own_password_and_goes_on(postgres, role):
     assert postgres.query("SELECT 1", user=role, password="new", database=f"{role}_db") == [(1,)]
 
 
+def test_an_admin_rotates_its_own_password_and_goes_on_in_a_database_that_is_there(postgres, role, postgres_database):
+    postgres.query(f"CREATE ROLE {role}_admin LOGIN SUPERUSER PASSWORD 'old'; CREATE ROLE {role}_gone")
+    postgres.query(f"GRANT CREATE ON SCHEMA public TO {role}_gone", database=postgres_database)
+    access(
+        postgres, login=postgres.login(login_user=f"{role}_admin", login_password="old"),
+        users=[{"name": f"{role}_admin", "password": "new"}, {"name": f"{role}_gone", "state": "absent"}],
+    )
+    assert postgres.query("SELECT count(*) FROM pg_roles WHERE rolname = %s", (f"{role}_gone",)) == [(0,)]
+
+
+def test_an_admin_whose_own_password_is_declared_as_a_verifier_goes_on(postgres, role):
+    postgres.query(f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'pw'")
+    verifier = postgres.query("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (role,))[0][0]
+    access(
+        postgres, login=postgres.login(login_user=role, login_password="pw"),
+        users=[{"name": role, "password": verifier}], databases=[{"name": f"{role}_db", "owner": role}],
+        grants=[{"roles": role, "database": f"{role}_db", "type": "schema", "schemas": "public", "privileges": "ALL"}],
+    )
+
+
 def test_memberships(postgres, role):
     users = [{"name": f"{role}_a", "member_of": [f"{role}_group"]}, {"name": f"{role}_group", "login": False}]
     settles(postgres, users=users)
