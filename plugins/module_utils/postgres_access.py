@@ -300,6 +300,10 @@ class Access:
         pairs = [(change, statement) for change in batch.changes for statement in change.statements]
         if not pairs:
             return
+        if not batch.together:
+            # A database that somebody is connected to, be it this run, cannot be copied.
+            for name in self._connections.keys() - {self.login_db}:
+                self._connections.pop(name).close()
         connection = self._connection(batch.database)
         if batch.together and self.engine.transactional_ddl:
             self.engine.retry(lambda: self._transaction(connection, pairs))

@@ -254,6 +254,16 @@ def test_a_database_gets_its_owner_and_its_limit(postgres, role):
         access(postgres, databases=[{"name": role, "encoding": "LATIN1"}])
 
 
+def test_a_database_with_grants_of_its_own_is_a_template(postgres, role, postgres_database):
+    settles(
+        postgres, users=[{"name": role}],
+        databases=[{"name": f"{role}_db", "owner": role, "template": postgres_database}],
+        grants=[
+            {"roles": role, "database": postgres_database, "type": "schema", "schemas": "public", "privileges": "ALL"},
+        ],
+    )
+
+
 def test_the_new_owner_needs_no_grant(postgres, role):
     postgres.query(f"CREATE ROLE {role}_a")
     postgres.query(f"CREATE DATABASE {role}_db")
