@@ -43,7 +43,13 @@ SELECT json_build_object(
                 SELECT s.setconfig FROM pg_db_role_setting AS s WHERE s.setrole = r.oid AND s.setdatabase = 0
             ),
             'memberships', (
-                SELECT coalesce(json_agg(json_build_array(pg_get_userbyid(m.roleid), pg_get_userbyid(m.grantor))), '[]')
+                SELECT coalesce(json_agg(json_build_array(
+                    pg_get_userbyid(m.roleid), pg_get_userbyid(m.grantor),
+                    -- PostgreSQL 16 has memberships that are good for nothing but to grant the role.
+                    coalesce(
+                        (to_jsonb(m) ->> 'inherit_option')::bool OR (to_jsonb(m) ->> 'set_option')::bool, true
+                    )
+                )), '[]')
                 FROM pg_auth_members AS m WHERE m.member = r.oid
             ),
             'dependencies', (
@@ -132,7 +138,8 @@ def read_server(connection, roles, databases, dropped):
     """What the server has of the named roles and databases; `dropped` are those of the roles that are to go.
 
     Returns a dictionary: user (logged in), version (server_version_num), password_encryption, scram_iterations,
-    roles {name: {attribute: value, settings [name=value] or None, memberships [[role, grantor]],
+    roles {name: {attribute: value, settings [name=value] or None,
+    memberships [[role, grantor, whether it can be used]],
     dependencies [[database or None, whether it owns what it is about, the database that it is about or None]], these
     only for `dropped`}},
     databases {name: {owner, encoding, lc_collate, lc_ctype, connection_limit, connectable, acl}},

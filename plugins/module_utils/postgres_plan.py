@@ -213,10 +213,10 @@ def _split(text):
 def _plan_memberships(user, item, current, version):
     name, held = user["name"], current["memberships"] if current else []
     for role in user["member_of"] or []:
-        if role not in [held_role for held_role, _grantor in held]:
+        if role not in [held_role for held_role, _grantor, usable in held if usable]:
             sql = f"GRANT {quote_identifier(role)} TO {quote_identifier(name)}"
             yield Change("users", item, f"user {name}", f"not in {role}", f"member of {role}", [Statement.plain(sql)])
-    for role, grantor in held:
+    for role, grantor, _usable in held:
         if role in (user["not_member_of"] or []):
             sql = f"REVOKE {quote_identifier(role)} FROM {quote_identifier(name)}"
             if version >= 160000:  # where each grantor's membership is one of its own

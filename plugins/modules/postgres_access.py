@@ -112,7 +112,7 @@ options:
         type: str
         required: true
       owner:
-        description: Its owner.
+        description: Its owner. A O(login_user) who is not a superuser has to be a member of it (O(users[].member_of)).
         type: str
       encoding:
         description: Encoding, for example V(UTF8). It cannot be changed later. Not for YugabyteDB.

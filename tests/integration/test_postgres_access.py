@@ -214,6 +214,19 @@ def test_an_admin_whose_own_password_is_declared_as_a_verifier_goes_on(postgres,
     )
 
 
+def test_an_admin_without_superuser_makes_a_database_for_the_user_it_creates(postgres, role):
+    """As on a managed PostgreSQL; since 16, the creator of a role is no member who could use it."""
+    postgres.query(f"CREATE ROLE {role}_admin LOGIN CREATEROLE CREATEDB PASSWORD 'admin password'")
+    login = postgres.login(login_user=f"{role}_admin", login_password="admin password")
+    declared = {
+        "users": [{"name": f"{role}_app"}, {"name": f"{role}_admin", "member_of": [f"{role}_app"]}],
+        "databases": [{"name": f"{role}_db", "owner": f"{role}_app"}],
+    }
+    access(postgres, login=login, users=declared["users"][:1])
+    assert access(postgres, login=login, **declared)["databases"] == [f"{role}_db"]
+    assert access(postgres, login=login, **declared)["changed"] is False
+
+
 def test_memberships(postgres, role):
     users = [{"name": f"{role}_a", "member_of": [f"{role}_group"]}, {"name": f"{role}_group", "login": False}]
     settles(postgres, users=users)
