@@ -136,8 +136,11 @@ class Access:
         self._names = sorted(names - {None})
         databases = {entry["name"] for entry in self.databases} | {grant["database"] for grant in self.grants}
         dropped = [user["name"] for user in self.users if user["state"] == "absent"]
+        encodings = [entry["encoding"] for entry in self.databases if entry["encoding"] is not None]
         connection = self._connection(self.login_db)
-        self.server = self.engine.retry(lambda: read_server(connection, self._names, sorted(databases), dropped))
+        self.server = self.engine.retry(
+            lambda: read_server(connection, self._names, sorted(databases), dropped, encodings)
+        )
         self.inside = {
             name: self._read_inside(name) for name in self._databases_with_grants() if name in self.server["databases"]
         }

@@ -69,10 +69,13 @@ SELECT json_build_object(
         SELECT coalesce(json_object_agg(d.datname, json_build_object(
             'owner', pg_get_userbyid(d.datdba), 'encoding', pg_encoding_to_char(d.encoding),
             'lc_collate', d.datcollate, 'lc_ctype', d.datctype, 'connection_limit', d.datconnlimit,
-            'connectable', d.datallowconn,
             'acl', {_entries("coalesce(d.datacl, acldefault('d', d.datdba))", "d.datdba")}
         )), '{{}}')
         FROM pg_database AS d WHERE d.datname = ANY(%(databases)s)
+    ),
+    'encodings', (
+        SELECT coalesce(json_object_agg(e.name, pg_encoding_to_char(pg_char_to_encoding(e.name::name))), '{{}}')
+        FROM unnest(%(encodings)s::text[]) AS e (name)
     ),
     'builtin', (
         SELECT json_object_agg(kind, (
@@ -134,7 +137,7 @@ def _one(connection, query, values):
         return cursor.fetchone()[0]
 
 
-def read_server(connection, roles, databases, dropped):
+def read_server(connection, roles, databases, dropped, encodings):
     """What the server has of the named roles and databases; `dropped` are those of the roles that are to go.
 
     Returns a dictionary: user (logged in), version (server_version_num), password_encryption, scram_iterations,
@@ -142,13 +145,16 @@ def read_server(connection, roles, databases, dropped):
     memberships [[role, grantor, whether it can be used]],
     dependencies [[database or None, whether it owns what it is about, the database that it is about or None]], these
     only for `dropped`}},
-    databases {name: {owner, encoding, lc_collate, lc_ctype, connection_limit, connectable, acl}},
+    databases {name: {owner, encoding, lc_collate, lc_ctype, connection_limit, acl}},
+    encodings {name in `encodings`: the same as the server writes it, empty for one that it does not know},
     builtin {kind of object: access list of a new one, its owner called OWNER},
     passwords {role: verifier or None}, or None where they may not be read.
     """
     readable = _one(connection, _CAN_READ_PASSWORDS, None)
     query = _SERVER.replace("{passwords}", f"coalesce({_PASSWORDS}, '{{}}')" if readable else "NULL")
-    values = {"roles": list(roles), "databases": list(databases), "dropped": list(dropped)}
+    values = {
+        "roles": list(roles), "databases": list(databases), "dropped": list(dropped), "encodings": list(encodings),
+    }
     return _one(connection, query, values)
 
 

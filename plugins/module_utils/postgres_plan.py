@@ -236,7 +236,7 @@ def plan_databases(databases, server, check_role):
         if name not in server["databases"]:
             creations.append(_plan_creation(database, item))
             continue
-        alterations += _plan_alteration(database, item, server["databases"][name])
+        alterations += _plan_alteration(database, item, server["databases"][name], server["encodings"])
     return creations, alterations
 
 
@@ -259,11 +259,11 @@ def _plan_creation(database, item):
     return Change("databases", item, f"database {database['name']}", "absent", after, [Statement.plain(sql)])
 
 
-def _plan_alteration(database, item, current):
+def _plan_alteration(database, item, current, encodings):
     name = database["name"]
     for option in IMMUTABLE:
         wanted = database[option]
-        if wanted is not None and _plain(wanted) != _plain(current[option]):
+        if wanted is not None and _plain(encodings.get(wanted, wanted)) != _plain(current[option]):
             raise Refused(
                 f"{item}.{option}: {name!r} has {current[option]}, which cannot be changed to {wanted}: "
                 "declare what it has, or dump it and restore it into a new database"
@@ -281,7 +281,7 @@ def _plan_alteration(database, item, current):
 
 
 def _plain(locale):
-    """Locales and encodings without what their spellings differ in: UTF-8 and utf8 are one."""
+    """Locales without what their spellings differ in: en_US.UTF-8 and en_US.utf8 are one."""
     return re.sub(r"[-_]", "", locale).lower()
 
 

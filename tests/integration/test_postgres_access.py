@@ -267,6 +267,11 @@ def test_a_database_gets_its_owner_and_its_limit(postgres, role):
         access(postgres, databases=[{"name": role, "encoding": "LATIN1"}])
 
 
+def test_an_encoding_has_all_the_names_that_the_server_knows(postgres, role):
+    database = {"name": f"{role}_db", "encoding": "iso-8859-1", "lc_collate": "C", "lc_ctype": "C"}
+    settles(postgres, users=[{"name": role}], databases=[{**database, "owner": role}])
+
+
 def test_a_database_with_grants_of_its_own_is_a_template(postgres, role, postgres_database):
     settles(
         postgres, users=[{"name": role}],
