@@ -53,6 +53,8 @@ _CAUSES = (
     ("hba", "pg_hba.conf rejects", "pg_hba.conf of the server has to admit {user} from here (TLS or not: ssl_mode)"),
     ("login", "is not permitted to log in", "{user} is a role without login"),
     ("database", "permission denied for database", "grant {user} CONNECT on it"),
+    ("database", "not currently accepting connections", "ALTER DATABASE … ALLOW_CONNECTIONS true, or leave it out"),
+    ("database", "invalid database", "a DROP DATABASE of it was cut off: drop it (state: absent and drop_data: true)"),
     ("user", "role \"", "{user} must exist: check login_user"),
     ("database", "database \"", "check login_db"),
     ("limit", "too many connections for", "end sessions, or raise the connection limit, then run again"),

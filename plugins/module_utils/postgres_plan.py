@@ -261,6 +261,8 @@ def _plan_creation(database, item):
 
 def _plan_alteration(database, item, current, encodings):
     name = database["name"]
+    if current["connection_limit"] == -2:
+        raise Refused(f"{item}: a DROP DATABASE of {name!r} was cut off; finish it (state: absent and drop_data: true)")
     for option in IMMUTABLE:
         wanted = database[option]
         if wanted is not None and _plain(encodings.get(wanted, wanted)) != _plain(current[option]):

@@ -185,6 +185,25 @@ def declared(postgres, unique):
     postgres.query(f"DROP ROLE IF EXISTS {unique}_user")
 
 
+@pytest.mark.parametrize("broken, said", [
+    ("datallowconn = false", r"\(database {0}\).*not currently accepting.*ALTER DATABASE … ALLOW_CONNECTIONS"),
+    # As a DROP DATABASE leaves it that was cut off.
+    ("datconnlimit = -2", r"\(database {0}\).*a DROP DATABASE of it was cut off: drop it"),
+])
+def test_a_database_that_nobody_can_connect_to(postgres, unique, postgres_database, broken, said):
+    postgres.query(f"UPDATE pg_database SET {broken} WHERE datname = %s", (unique,))
+    with pytest.raises(ModuleFailed, match=said.format(unique)):
+        access(postgres, **{**declared_for(unique), "databases": []})
+    assert postgres.query("SELECT count(*) FROM pg_roles WHERE rolname = %s", (f"{unique}_user",)) == [(0,)]
+
+
+def test_a_database_whose_drop_was_cut_off_is_not_taken_for_one(postgres, unique, postgres_database):
+    postgres.query("UPDATE pg_database SET datconnlimit = -2 WHERE datname = %s", (unique,))
+    with pytest.raises(ModuleFailed, match=rf"databases\[0\]: a DROP DATABASE of '{unique}' was cut off; finish it"):
+        access(postgres, databases=[{"name": unique}])
+    assert access(postgres, databases=[{"name": unique, "state": "absent", "drop_data": True}])["changed"]
+
+
 def test_two_runs_at_once(postgres, declared):
     """Both end well; one of them does all of the work, after which the other one finds nothing to do."""
     runs = [in_a_process(postgres, **declared) for _ in range(3)]
