@@ -312,26 +312,29 @@ def plan_drops(users, databases, server, check_role, login_db):
             continue
         if name == server["user"]:
             raise Refused(f"{item}: {name!r} is the user that this task is logged in as; it cannot drop itself")
-        places = [
-            (where or login_db, owns) for where, owns, itself in server["roles"][name]["dependencies"]
+        ties = [
+            (where, owns, itself) for where, owns, itself in server["roles"][name]["dependencies"]
             if f"database {where}" not in dropped and f"database {itself}" not in dropped
             and (not itself or not owns or kept.get(itself, {}).get("owner") in (None, name))
         ]
-        owned = sorted({where for where, owns in places if owns})
+        places = {where or login_db for where, _owns, _itself in ties}
+        owned = {where or login_db for where, owns, _itself in ties if owns}
         heir = user["reassign_owned_to"]
         if heir is not None:
             check_role(heir, f"{item}.reassign_owned_to")
         if owned and heir is None:
-            raise Refused(
-                f"{item}: {name!r} owns objects in {', '.join(owned)}; name their new owner in reassign_owned_to"
-            )
+            what = sorted({
+                f"the database {itself!r}" if itself else f"objects in {where}" if where else "a tablespace"
+                for where, owns, itself in ties if owns
+            })
+            raise Refused(f"{item}: {name!r} owns {', '.join(what)}; name the new owner in reassign_owned_to")
         quoted = quote_identifier(name)
         # Also where nothing is owned: what comes into being between the reading and now must not fall to DROP OWNED.
         new_owner = quote_identifier(heir) if heir else "CURRENT_USER"
         leave = [
             Statement.plain(f"REASSIGN OWNED BY {quoted} TO {new_owner}"), Statement.plain(f"DROP OWNED BY {quoted}")
         ]
-        for where in sorted({where for where, _owns in places}):
+        for where in sorted(places):
             after = f"objects to {heir}, privileges revoked" if where in owned else "privileges revoked"
             everywhere.setdefault(where, []).append(
                 Change("users", item, f"user {name}", f"present in {where}", after, leave)

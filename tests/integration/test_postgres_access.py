@@ -375,6 +375,12 @@ def test_a_dropped_user_leaves_what_it_owns_to_another(postgres, role, postgres_
     assert postgres.query("SELECT n FROM kept", database=postgres_database) == [(1,)]
 
 
+def test_a_user_who_owns_a_database_is_told_which(postgres, role):
+    settles(postgres, users=[{"name": role}], databases=[{"name": f"{role}_db", "owner": role}])
+    with pytest.raises(ModuleFailed, match=rf"users\[0\]: '{role}' owns the database '{role}_db'; name the new owner"):
+        access(postgres, users=[{"name": role, "state": "absent"}])
+
+
 def test_a_user_with_privileges_only_is_dropped(postgres, role, postgres_database):
     grant = {"roles": role, "database": postgres_database, "schemas": "public", "privileges": "ALL"}
     settles(postgres, users=[{"name": role}], grants=[
