@@ -89,7 +89,10 @@ class Access:
             raise
         except psycopg2.Error as error:
             said = " ".join(str(error).split()).rstrip(".")
-            raise ConnectionLost(f"While talking to {server_address(self.params)}: {said}. Run again.") from None
+            raise ConnectionLost(
+                f"While talking to {server_address(self.params)}: {said}. "
+                "Whether what was under way has taken effect is not known. Run again."
+            ) from None
 
     def _provision(self):
         check_users(self.users)
@@ -231,7 +234,7 @@ class Access:
                         cursor.execute(
                             "SELECT (%s::timestamptz AT TIME ZONE 'UTC')::text", (user["valid_until"],)
                         )
-                    except psycopg2.Error as error:
+                    except psycopg2.DataError as error:
                         raise Refused(f"users[{index}].valid_until: {error.diag.message_primary}") from None
                     found[user["valid_until"]] = cursor.fetchone()[0]
         return found
@@ -332,6 +335,8 @@ class Access:
             with connection.cursor() as cursor:
                 cursor.execute(statement.sql)
         except psycopg2.Error as error:
+            if connection.closed:
+                raise
             raise StatementFailed(change, statement, error, len(self.kept)) from None
 
     def _look_again(self, done):

@@ -236,6 +236,39 @@ def test_a_server_that_goes_away(postgres, declared, monkeypatch):
         access(postgres, **declared)
 
 
+@pytest.mark.parametrize("cut_off", ["CREATE ROLE", "CREATE DATABASE", "GRANT"])
+def test_a_server_that_goes_away_in_a_statement(postgres, unique, declared, monkeypatch, cut_off):
+    """Nothing is claimed of the statement: one outside a transaction may have taken effect."""
+    execute = postgres_access.Access._execute
+
+    def cut(self, connection, change, statement):
+        if statement.sql.startswith(cut_off):
+            postgres.query("SELECT pg_terminate_backend(%s, 30000)", (connection.info.backend_pid,))
+        execute(self, connection, change, statement)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(postgres_access.Access, "_execute", cut)
+        with pytest.raises(ModuleFailed, match=r"While talking to .* is not known\. Run again") as failure:
+            access(postgres, **declared)
+    done = [statement.split(" ")[1] for statement in failure.value.result["statements"]]
+    assert done == {"CREATE ROLE": [], "CREATE DATABASE": ["ROLE"], "GRANT": ["ROLE", "DATABASE"]}[cut_off]
+    assert access(postgres, **declared)["changed"]
+    assert access(postgres, **declared)["changed"] is False
+
+
+def test_a_server_that_goes_away_while_a_moment_is_read(postgres, monkeypatch):
+    read = postgres_access.read_server
+
+    def cut(connection, *arguments):
+        found = read(connection, *arguments)
+        postgres.query("SELECT pg_terminate_backend(%s, 30000)", (connection.info.backend_pid,))
+        return found
+
+    monkeypatch.setattr(postgres_access, "read_server", cut)
+    with pytest.raises(ModuleFailed, match="While talking to"):
+        access(postgres, users=[{"name": "a", "valid_until": "2040-01-01"}])
+
+
 def test_killed_in_the_middle_the_next_run_repairs(postgres, unique, declared):
     # Another session holds the schema's catalogue row, so that the run gets past the database and stays at its grants.
     postgres.query(f"CREATE ROLE {unique}_user")
