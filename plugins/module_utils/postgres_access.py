@@ -103,6 +103,8 @@ class Access:
         self._read()
         check_grants(self.grants, self.server, self.engine.title)
         batches = self._plan()
+        if self.server["standby"] and _flat(batches):
+            raise Refused(f"{server_address(self.params)} is a standby, which takes no changes: log in to the primary.")
         if self.check_mode:
             return _flat(batches)
         done = []

@@ -30,6 +30,7 @@ _PASSWORDS = "(SELECT json_object_agg(rolname, rolpassword) FROM pg_authid WHERE
 _SERVER = f"""
 SELECT json_build_object(
     'user', current_user,
+    'standby', pg_is_in_recovery(),
     'version', current_setting('server_version_num')::int,
     'password_encryption', current_setting('password_encryption'),
     'scram_iterations', coalesce(current_setting('scram_iterations', true), '4096')::int,
@@ -140,9 +141,9 @@ def _one(connection, query, values):
 def read_server(connection, roles, databases, dropped, encodings):
     """What the server has of the named roles and databases; `dropped` are those of the roles that are to go.
 
-    Returns a dictionary: user (logged in), version (server_version_num), password_encryption, scram_iterations,
-    roles {name: {attribute: value, settings [name=value] or None,
-    memberships [[role, grantor, whether it can be used]],
+    Returns a dictionary: user (logged in), standby (whether it is one), version (server_version_num),
+    password_encryption, scram_iterations,
+    roles {name: {attribute: value, settings [name=value] or None, memberships [[role, grantor, usable]],
     dependencies [[database or None, whether it owns what it is about, the database that it is about or None]], these
     only for `dropped`}},
     databases {name: {owner, encoding, lc_collate, lc_ctype, connection_limit, acl}},

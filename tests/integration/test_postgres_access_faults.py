@@ -1,5 +1,6 @@
 """postgres_access when something is wrong: a clear sentence, nothing half-done, and the next run repairs."""
 
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from ansible_collections.frameworks.database.plugins.module_utils import postgre
 from ansible_collections.frameworks.database.plugins.module_utils import postgres_access
 from support.modules import ModuleFailed, run_module
 from support.ports import free_port, wait_for
+from support.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -202,6 +204,24 @@ def test_a_database_whose_drop_was_cut_off_is_not_taken_for_one(postgres, unique
     with pytest.raises(ModuleFailed, match=rf"databases\[0\]: a DROP DATABASE of '{unique}' was cut off; finish it"):
         access(postgres, databases=[{"name": unique}])
     assert access(postgres, databases=[{"name": unique, "state": "absent", "drop_data": True}])["changed"]
+
+
+@pytest.fixture(scope="module")
+def standby():
+    """A server in recovery, which nothing can be written to."""
+    with contextlib.closing(PostgresServer()) as server:
+        server.start()
+        server.stop()
+        (server.data / "standby.signal").touch()
+        yield server.start()
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_a_standby(standby, check):
+    """It can be asked, but where something has to change the primary is the one to ask."""
+    assert access(standby, check=check, users=[{"name": "postgres"}])["changed"] is False
+    with pytest.raises(ModuleFailed, match=rf"127.0.0.1:{standby.port} is a standby.*log in to the primary"):
+        access(standby, check=check, users=[{"name": "a"}])
 
 
 def test_two_runs_at_once(postgres, declared):
