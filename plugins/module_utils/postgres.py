@@ -119,8 +119,10 @@ def connect(params, database=None):
         "client_encoding": "UTF8",
         "application_name": "frameworks.database",
     }
+    given = {name: value for name, value in options.items() if value not in (None, "")}
     try:
-        connection = psycopg2.connect(**{name: value for name, value in options.items() if value not in (None, "")})
+        # PGHOSTADDR would lead to another server than the one that was named.
+        connection = psycopg2.connect(**given, hostaddr="")
     except (psycopg2.Error, ValueError) as error:
         raise _connection_failed(params, database, str(error).strip()) from None
     connection.autocommit = True

@@ -38,6 +38,11 @@ def test_connect_over_the_socket(postgres, postgres_database):
     connection.close()
 
 
+def test_the_environment_leads_to_no_other_server(postgres, monkeypatch):
+    monkeypatch.setenv("PGHOSTADDR", "127.0.0.2")  # where nobody listens
+    module.connect(params(postgres)).close()
+
+
 @pytest.mark.parametrize(
     "overrides, reason, said",
     [
