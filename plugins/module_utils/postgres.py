@@ -118,6 +118,10 @@ def connect(params, database=None):
         "connect_timeout": params.get("connect_timeout") or 10,
         "client_encoding": "UTF8",
         "application_name": "frameworks.database",
+        # A server that vanishes without a word is given up after two minutes; the system's own measure is two hours.
+        "keepalives_idle": 60,
+        "keepalives_interval": 10,
+        "keepalives_count": 6,
     }
     given = {name: value for name, value in options.items() if value not in (None, "")}
     try:

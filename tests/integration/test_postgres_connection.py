@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 
 import pytest
@@ -41,6 +42,16 @@ def test_connect_over_the_socket(postgres, postgres_database):
 def test_the_environment_leads_to_no_other_server(postgres, monkeypatch):
     monkeypatch.setenv("PGHOSTADDR", "127.0.0.2")  # where nobody listens
     module.connect(params(postgres)).close()
+
+
+def test_a_server_that_has_vanished_is_noticed(postgres):
+    """Not by the system's own measure, which is two hours of silence."""
+    connection = module.connect(params(postgres))
+    with socket.socket(fileno=os.dup(connection.fileno())) as end:
+        silence = [end.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_KEEP{name}"))
+                   for name in ("IDLE", "INTVL", "CNT")]
+    connection.close()
+    assert silence == [60, 10, 6]
 
 
 @pytest.mark.parametrize(
