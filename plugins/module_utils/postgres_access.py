@@ -261,7 +261,8 @@ class Access:
                 attempts.append(failure.reason)
         if attempts[0] in _PASSWORD_ACCEPTED and attempts[1] == "password":
             return True
-        if attempts[0] != "password":
+        # An expired password is refused like a wrong one.
+        if attempts[0] != "password" or self.server["roles"][user["name"]]["expired"]:
             self.warn(
                 f"The password of {user['name']} is set again: {self.params['login_user']} may not read what is "
                 "stored, and a login from here does not tell. To set it only once, use update_password: on_create."

@@ -40,6 +40,7 @@ SELECT json_build_object(
             'login', r.rolcanlogin, 'replication', r.rolreplication, 'bypassrls', r.rolbypassrls,
             'connection_limit', r.rolconnlimit,
             'valid_until', coalesce((r.rolvaliduntil AT TIME ZONE 'UTC')::text, 'infinity'),
+            'expired', coalesce(r.rolvaliduntil < now(), false),
             'settings', (
                 SELECT s.setconfig FROM pg_db_role_setting AS s WHERE s.setrole = r.oid AND s.setdatabase = 0
             ),
@@ -143,7 +144,7 @@ def read_server(connection, roles, databases, dropped, encodings):
 
     Returns a dictionary: user (logged in), standby (whether it is one), version (server_version_num),
     password_encryption, scram_iterations,
-    roles {name: {attribute: value, settings [name=value] or None, memberships [[role, grantor, usable]],
+    roles {name: {attribute: value, expired, settings [name=value] or None, memberships [[role, grantor, usable]],
     dependencies [[database or None, whether it owns what it is about, the database that it is about or None]], these
     only for `dropped`}},
     databases {name: {owner, encoding, lc_collate, lc_ctype, connection_limit, acl}},

@@ -184,6 +184,15 @@ def test_an_admin_who_cannot_tell_says_so(postgres, role):
     assert access(postgres, login=login, users=[{**users[0], "update_password": "on_create"}])["changed"] is False
 
 
+def test_an_admin_who_cannot_tell_because_the_password_has_expired_says_so(postgres, role):
+    """The server refuses it like a wrong one."""
+    postgres.query(f"CREATE ROLE {role}_admin LOGIN CREATEROLE PASSWORD 'admin password'")
+    login = postgres.login(login_user=f"{role}_admin", login_password="admin password")
+    users = [{"name": role, "password": "pw", "valid_until": "2001-01-01"}]
+    access(postgres, login=login, users=users)
+    assert "update_password: on_create" in str(access(postgres, login=login, users=users).get("warnings"))
+
+
 def test_an_admin_rotates_its_own_password_and_goes_on(postgres, role):
     postgres.query(f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'old'")
     access(
