@@ -189,7 +189,8 @@ def _targets(grant, kind, item, catalogue, server, report_missing):
         for name in grant["objects"] or []:
             matching = [row for row in inside if _is_named(row, name)]
             if not matching and present:
-                report_missing(f"{item}.objects: the schema {schema!r} has no {noun.lower()} {name!r}")
+                hint = did_you_mean(name, map(_name, inside))
+                report_missing(f"{item}.objects: the schema {schema!r} has no {noun.lower()} {name!r}{hint}")
             found += matching
         found += [] if grant["objects"] else inside
     return [
@@ -197,11 +198,14 @@ def _targets(grant, kind, item, catalogue, server, report_missing):
     ]
 
 
+def _name(row):
+    """The one name that means nothing but the row."""
+    return f"{row['name']}({row['arguments']})" if "arguments" in row else row["name"]
+
+
 def _is_named(row, name):
     """Whether a declared name means the row: for a function with or without the types of its arguments."""
-    if row["name"] == name or "arguments" not in row:
-        return row["name"] == name
-    return re.sub(r"\s", "", f"{row['name']}({row['arguments']})") == re.sub(r"\s", "", name)
+    return row["name"] == name or ("arguments" in row and re.sub(r"\s", "", _name(row)) == re.sub(r"\s", "", name))
 
 
 def _qualified(row):

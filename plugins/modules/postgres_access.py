@@ -193,7 +193,7 @@ options:
         description:
           - >-
             Names of tables, sequences or functions; a function is all functions of that name unless its arguments'
-            types follow in parentheses.
+            types follow in parentheses, in the server's own words, such as V(f(integer, character varying\)).
           - Without it, all that the schemas hold now.
         type: list
         elements: str

@@ -155,6 +155,16 @@ def test_one_function_of_two_with_the_same_name(usage):
     assert usage.may("SELECT app.f(1)")
 
 
+@pytest.mark.parametrize("declared, hint", [
+    ({"type": "functions", "objects": ["f(text, int[])"]},
+     r"routine 'f\(text, int\[\]\)', did you mean 'f\(text, integer\[\]\)'"),
+    ({"type": "tables", "objects": ["Secret"]}, "table 'Secret', did you mean 'secret'"),
+])
+def test_an_object_that_is_not_there_brings_up_its_like(place, declared, hint):
+    with pytest.raises(ModuleFailed, match=rf"grants\[0\]\.objects: the schema 'app' has no {hint}"):
+        place.apply({"schemas": "app", "privileges": "ALL", **declared})
+
+
 def test_a_function_of_a_foreign_type(usage):
     usage.run('CREATE TYPE app."my type" AS (n int); CREATE FUNCTION app.g(app."my type") RETURNS int LANGUAGE sql AS '
               "'SELECT 1'; REVOKE EXECUTE ON FUNCTION app.g FROM PUBLIC")
