@@ -222,3 +222,9 @@ def test_only_an_explicit_wish_destroys(running):
     assert "set postgres_server_destroy to true" in " ".join(done.output.split())
     assert changed(running.run("--check", tasks_from="destroy", postgres_server_destroy=True)) > 0
     assert running.query("SELECT 1") == 1
+
+
+def test_the_distributions_cluster_is_never_destroyed(running):
+    done = running.run("--check", tasks_from="destroy", postgres_server_destroy=True, postgres_server_cluster="main")
+    assert done.code == 2
+    assert "postgres_server_cluster is main" in " ".join(done.output.split())
