@@ -198,6 +198,18 @@ def test_what_is_wrong_is_named_before_anything_is_done(absent):
     assert "postgres_server_settings must not hold port" in said
 
 
+def test_settings_that_the_role_could_not_go_on_with_are_refused(absent):
+    settings = {
+        "unix_socket_directories": "/tmp", "PORT": 1, "hba_file": "x", "search_path": ["a", "b"],
+        "log_line_prefix": None, "jit": False, "work_mem": "4MB", "max_connections": 33,
+    }
+    done = absent.run("--check", postgres_server_settings=settings)
+    assert done.code == 2
+    said = " ".join(done.output.split())
+    assert "must not hold hba_file, PORT, unix_socket_directories: the role sets" in said
+    assert "postgres_server_settings: log_line_prefix, search_path must be a text, a number or true or false" in said
+
+
 def test_a_port_of_another_cluster_names_the_cluster(running, absent):
     absent.port = running.port
     said = " ".join(absent.run().output.split())
