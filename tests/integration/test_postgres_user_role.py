@@ -1,6 +1,7 @@
 """The role postgres_user, run by ansible-playbook against a real PostgreSQL."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -88,5 +89,20 @@ def test_validation_fails_where_a_user_cannot_log_in(play, unique):
     users = [{"name": f"{unique}_user", "password": "secret words", "valid_until": "2001-01-01"}]
     done = play("-v", postgres_user_password="x", postgres_user_users=users, postgres_user_validate=True)
     assert done.code == 2
-    assert f"item={unique}_user" in done.output
+    said = " ".join(done.output.split())
+    assert re.search(rf"{unique}_user: .* password authentication failed .*valid_until", said), said
     assert "secret words" not in done.output
+
+
+def test_only_those_who_can_be_expected_to_log_in_are_tried(play, postgres, unique):
+    """Neither a verifier nor the first password of somebody who has another one by now is good for that."""
+    postgres.query(f"CREATE ROLE {unique}_own LOGIN PASSWORD 'of its own'; CREATE ROLE {unique}_later LOGIN")
+    users = [
+        {"name": f"{unique}_user", "password": "secret words"},
+        {"name": f"{unique}_verified", "password": f"md5{'0' * 32}"},
+        {"name": f"{unique}_own", "password": "the first one", "update_password": "on_create"},
+        {"name": f"{unique}_later", "password": None}, {"name": f"{unique}_group", "password": "x", "login": False},
+        {"name": f"{unique}_gone", "password": "x", "state": "absent"},
+    ]
+    done = play("-v", postgres_user_password="x", postgres_user_users=users, postgres_user_validate=True)
+    assert re.findall(r"\(item=(\S+)\)", done.ok().output) == [f"{unique}_user"]
