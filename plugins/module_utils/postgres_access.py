@@ -314,6 +314,9 @@ class Access:
             for name in self._connections.keys() - {self.login_db}:
                 self._connections.pop(name).close()
         connection = self._connection(batch.database)
+        with connection.cursor() as cursor:
+            # Whoever waits for a lock makes others wait who come later. To the server, 0 is for ever.
+            cursor.execute("SELECT set_config('lock_timeout', %s, false)", (f"{max(self.params['lock_timeout'], 1)}s",))
         if batch.together and self.engine.transactional_ddl:
             self.engine.retry(lambda: self._transaction(connection, pairs))
             self.kept += [statement.shown for _change, statement in pairs]

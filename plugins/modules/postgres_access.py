@@ -220,7 +220,7 @@ options:
         default: present
   lock_timeout:
     description:
-      - Seconds to wait for another run on the same server to end.
+      - Seconds to wait for another run on the same server to end, and in each statement for locks of other sessions.
     type: int
     default: 60
 extends_documentation_fragment:

@@ -289,6 +289,21 @@ def test_a_server_that_goes_away_while_a_moment_is_read(postgres, monkeypatch):
         access(postgres, users=[{"name": "a", "valid_until": "2040-01-01"}])
 
 
+def test_a_run_does_not_wait_for_locks_of_others_for_ever(postgres, unique, declared):
+    access(postgres, **{**declared, "grants": []})
+    blocker = postgres.connect(unique)
+    try:
+        with blocker.cursor() as cursor:
+            cursor.execute(f"BEGIN; GRANT USAGE ON SCHEMA public TO {unique}_user")
+        with pytest.raises(ModuleFailed, match=r"grants\[0\]: .* lock timeout .*GRANT ALL ON SCHEMA"):
+            access(postgres, **declared, lock_timeout=1)
+    finally:
+        with blocker.cursor() as cursor:
+            cursor.execute("ROLLBACK")
+        blocker.close()
+    assert access(postgres, **declared)["changed"]
+
+
 def test_killed_in_the_middle_the_next_run_repairs(postgres, unique, declared):
     # Another session holds the schema's catalogue row, so that the run gets past the database and stays at its grants.
     postgres.query(f"CREATE ROLE {unique}_user")
