@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import locale
 import re
 import sys
 import time
@@ -124,6 +125,7 @@ def connect(params, database=None):
         "keepalives_count": 6,
     }
     given = {name: value for name, value in options.items() if value not in (None, "")}
+    locale.setlocale(locale.LC_MESSAGES, "C")  # _CAUSES are in English
     try:
         # PGHOSTADDR would lead to another server than the one that was named.
         connection = psycopg2.connect(**given, hostaddr="")

@@ -1,5 +1,6 @@
 """Logging in to a real PostgreSQL: a failure names cause and remedy. Quoting, tried by the server."""
 
+import locale
 import os
 import shutil
 import socket
@@ -74,6 +75,19 @@ def test_a_failed_login_names_cause_and_remedy(postgres, overrides, reason, said
     assert caught.value.reason == reason
     assert "Traceback" not in str(caught.value) and "?." not in str(caught.value)
     assert postgres.password not in str(caught.value)
+
+
+def test_the_cause_is_told_in_any_language(postgres, monkeypatch):
+    """Where the system has its German messages, which are libc's and libpq's."""
+    monkeypatch.setenv("LANGUAGE", "de")
+    before = locale.setlocale(locale.LC_MESSAGES)
+    locale.setlocale(locale.LC_MESSAGES, "C.UTF-8")
+    try:
+        with pytest.raises(module.ConnectionFailed, match="start the server") as caught:
+            module.connect(params(postgres, login_port=free_port()))
+    finally:
+        locale.setlocale(locale.LC_MESSAGES, before)
+    assert caught.value.reason == "unreachable"
 
 
 @pytest.fixture(scope="module")
