@@ -63,7 +63,9 @@ options:
         description: Whether the user may create users.
         type: bool
       inherit:
-        description: Whether the user has the privileges of the roles that it is a member of without C(SET ROLE).
+        description:
+          - Whether the user has the privileges of the roles that it is a member of without C(SET ROLE).
+          - PostgreSQL 16 and newer only look at this when a membership is granted.
         type: bool
       replication:
         description: Whether the user may stream the write-ahead log.
