@@ -52,13 +52,13 @@ _CAUSES = (
     ("tls", "SSL error", "check ssl_mode and the certificates"),
     ("hba", "no pg_hba.conf entry", "pg_hba.conf of the server has to admit {user} from here (TLS or not: ssl_mode)"),
     ("hba", "pg_hba.conf rejects", "pg_hba.conf of the server has to admit {user} from here (TLS or not: ssl_mode)"),
+    ("limit", "too many connections for", "end sessions, or raise the connection limit, then run again"),
     ("login", "is not permitted to log in", "{user} is a role without login"),
     ("database", "permission denied for database", "grant {user} CONNECT on it"),
     ("database", "not currently accepting connections", "ALTER DATABASE … ALLOW_CONNECTIONS true, or leave it out"),
     ("database", "invalid database", "a DROP DATABASE of it was cut off: drop it (state: absent and drop_data: true)"),
     ("user", "role \"", "{user} must exist: check login_user"),
     ("database", "database \"", "check login_db"),
-    ("limit", "too many connections for", "end sessions, or raise the connection limit, then run again"),
     ("busy", "the database system is", "wait until the server has started, then run again"),
     ("busy", "too many clients", "wait or raise max_connections, then run again"),
     ("busy", "remaining connection slots", "wait or raise max_connections, then run again"),
@@ -150,7 +150,7 @@ def _connection_failed(params, database, said):
     said = " ".join(said.split())
     return ConnectionFailed(
         f"Cannot log in to {server_address(params)} as {user} (database {database}): "
-        f"{said}{'' if said.endswith('?') else '.'} What to do: {remedy}.",
+        f"{said}{'' if said.endswith(('?', '.')) else '.'} What to do: {remedy}.",
         reason,
     )
 

@@ -77,6 +77,17 @@ def test_a_failed_login_names_cause_and_remedy(postgres, overrides, reason, said
     assert postgres.password not in str(caught.value)
 
 
+@pytest.mark.parametrize("full", ["ROLE", "DATABASE"])
+def test_a_limit_of_connections_is_told(postgres, unique, postgres_database, full):
+    postgres.query(f"CREATE ROLE {unique} LOGIN PASSWORD 'pw'")
+    postgres.query(f"ALTER {full} {unique} CONNECTION LIMIT 0")
+    try:
+        with pytest.raises(module.ConnectionFailed, match=f"connections for {full.lower()}.*raise the conn"):
+            module.connect(params(postgres, login_user=unique, login_password="pw"), postgres_database)
+    finally:
+        postgres.query(f"DROP ROLE {unique}")
+
+
 def test_the_cause_is_told_in_any_language(postgres, monkeypatch):
     """Where the system has its German messages, which are libc's and libpq's."""
     monkeypatch.setenv("LANGUAGE", "de")
