@@ -63,6 +63,8 @@ _CAUSES = (
     ("busy", "too many clients", "wait or raise max_connections, then run again"),
     ("busy", "remaining connection slots", "wait or raise max_connections, then run again"),
     ("unreachable", "Connection refused", "start the server, or check {where}"),
+    ("unreachable", "No route to host", "start the server, or check {where}"),
+    ("unreachable", "Network is unreachable", "start the server, or check {where}"),
     ("unreachable", "No such file or directory", "start the server, or check {where}"),
     ("unreachable", "timeout expired", "check {where} and the firewall between, or raise connect_timeout"),
     ("host", "could not translate host name", "check login_host"),

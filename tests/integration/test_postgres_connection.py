@@ -153,6 +153,18 @@ def test_nobody_listens(postgres):
         module.connect(params(postgres, login_port=port))
 
 
+@pytest.mark.parametrize("said", ["No route to host", "Network is unreachable"])
+def test_the_machine_is_not_there(postgres, monkeypatch, said):
+    """As a machine of the same network that is down, which is not to be had here."""
+    def refuse(**_options):
+        raise module.psycopg2.OperationalError(f'connection to server at "192.0.2.1", port 5432 failed: {said}')
+
+    monkeypatch.setattr(module.psycopg2, "connect", refuse)
+    with pytest.raises(module.ConnectionFailed, match=f"{said}. What to do: start the server") as caught:
+        module.connect(params(postgres))
+    assert caught.value.reason == "unreachable"
+
+
 def test_psycopg2_missing(postgres, monkeypatch):
     monkeypatch.setattr(module, "psycopg2", None)
     with pytest.raises(module.ConnectionFailed, match="python3-psycopg2"):
