@@ -183,7 +183,10 @@ class Access:
         for name in dict.fromkeys(grant["database"] for grant in self.grants):
             alterations += self._plan_whole(name)
         inside = []
+        granting = {grant["database"] for grant in self.grants if grant["state"] == "present"}
         for name in self._databases_with_grants():
+            if name not in {*self.inside, *self._new_databases, *granting}:
+                continue  # nothing can be revoked in it
             # A new database may get it from its template; that is seen to once it exists.
             missing = self._missing if name in self.inside or self.check_mode else _ignore
             catalogue = self.inside.get(name) or new_database(self.server["version"])

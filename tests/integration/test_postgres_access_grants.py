@@ -237,13 +237,16 @@ def test_revoking_from_one_who_has_passed_it_on_says_what_is_in_the_way(usage):
 
 
 def test_revoking_what_is_not_there_is_no_error(place):
-    result = place.apply(
+    grants = [
         {"type": "tables", "schemas": "nowhere", "objects": ["t"], "privileges": "ALL", "state": "absent"},
         {"roles": ["nobody_at_all"], "type": "database", "privileges": "CREATE", "state": "absent"},
         {"database": "no_such_database", "type": "database", "privileges": "ALL", "state": "absent"},
         {"database": "no_such_database", "type": "schema", "schemas": "x", "privileges": "ALL", "state": "absent"},
-    )
-    assert result["changed"] is False
+        {"database": "nor_this_one", "roles": "PUBLIC", "type": "schema", "schemas": "public", "privileges": "ALL",
+         "state": "absent"},
+    ]
+    for check in (True, False):
+        assert place.apply(*grants, check=check)["changed"] is False
 
 
 def test_a_grant_without_effect_is_an_error(place):
