@@ -136,7 +136,8 @@ def plan_users(users, server, check_role, instants, password_holds):
         for role in user["member_of"] or []:
             check_role(role, f"{item}.member_of")
         memberships += _plan_memberships(user, item, current, server["version"])
-    return roles + memberships  # in this order: a user may be a member of one that is declared further down
+    # In this order: a user may be a member of one that is declared further down, or take the place of its member.
+    return roles + sorted(memberships, key=lambda change: change.before.startswith("not in "))
 
 
 def _plan_role(user, item, current, server, instants, password_holds):

@@ -223,6 +223,13 @@ def test_an_admin_whose_own_password_is_declared_as_a_verifier_goes_on(postgres,
     )
 
 
+def test_a_membership_is_turned_round(postgres, role):
+    postgres.query(f"CREATE ROLE {role}_a; CREATE ROLE {role}_b IN ROLE {role}_a")
+    settles(postgres, users=[
+        {"name": f"{role}_a", "member_of": [f"{role}_b"]}, {"name": f"{role}_b", "not_member_of": [f"{role}_a"]},
+    ])
+
+
 def test_an_admin_without_superuser_makes_a_database_for_the_user_it_creates(postgres, role):
     """As on a managed PostgreSQL; since 16, the creator of a role is no member who could use it."""
     postgres.query(f"CREATE ROLE {role}_admin LOGIN CREATEROLE CREATEDB PASSWORD 'admin password'")
