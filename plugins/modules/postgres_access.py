@@ -439,12 +439,12 @@ def main():
             changes = access.provision()
         except ConnectionFailed as error:
             if not module.check_mode or error.reason not in ("driver", "unreachable"):
-                module.fail_json(msg=str(error), statements=access.kept)
+                module.fail_json(msg=str(error), changed=bool(access.kept), statements=access.kept)
             # An earlier task of the same play may be what brings the server or the driver.
             module.warn(f"{error} Nothing is known about what is there.")
             module.exit_json(changed=True, unasked=str(error), statements=[], users=[], databases=[], grants=[])
         except (PostgresError, Refused, StatementFailed) as error:
-            module.fail_json(msg=str(error), statements=access.kept)
+            module.fail_json(msg=str(error), changed=bool(access.kept), statements=access.kept)
     result = {
         "changed": bool(changes),
         "statements": [statement.shown for _where, change in changes for statement in change.statements],

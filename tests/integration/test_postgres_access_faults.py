@@ -103,7 +103,7 @@ def test_bad_input_is_refused_and_nothing_is_done(postgres, declared, said):
     before = postgres.query("SELECT rolname FROM pg_roles UNION ALL SELECT datname FROM pg_database ORDER BY 1")
     with pytest.raises(ModuleFailed, match=said) as failure:
         access(postgres, **declared)
-    assert not failure.value.result.get("statements")
+    assert not failure.value.result.get("statements") and not failure.value.result.get("changed")
     assert postgres.query("SELECT rolname FROM pg_roles UNION ALL SELECT datname FROM pg_database ORDER BY 1") == before
 
 
@@ -362,7 +362,7 @@ def test_on_yugabytedb_each_statement_stays_and_the_next_run_goes_on(postgres, u
     failing = {**declared, "users": [*declared["users"], {"name": f"{unique}_x", "settings": {"no_such_setting": 1}}]}
     with pytest.raises(ModuleFailed, match=r"users\[1\]: unrecognized .* the 2 statements before it remain") as failure:
         access(postgres, **failing)
-    assert len(failure.value.result["statements"]) == 2
+    assert failure.value.result["changed"] and len(failure.value.result["statements"]) == 2
     postgres.query(f"DROP ROLE {unique}_x")
     result = access(postgres, **declared)
     assert result["users"] == [] and result["databases"] == [unique]
