@@ -160,7 +160,9 @@ def plan_grants(grants, database, whole, catalogue, server, report_missing):
     for (key, grantee), wanted in wishes.items():
         for step in _steps(targets[key], grantee, wanted):
             groups.setdefault(step, []).append(targets[key])
-    return [_change(step, found, database) for step, found in groups.items()]
+    # What others than the owner have granted goes first: until then they cannot lose it themselves.
+    ordered = sorted(groups.items(), key=lambda group: group[0].as_role is None)
+    return [_change(step, found, database) for step, found in ordered]
 
 
 def _targets(grant, kind, item, catalogue, server, report_missing):

@@ -228,6 +228,14 @@ def test_privileges_that_another_role_has_granted_are_revoked(usage):
     assert not usage.may("SELECT FROM app.t")
 
 
+def test_privileges_go_from_one_and_from_those_whom_it_has_passed_them_on_to(usage):
+    usage.run(f"GRANT SELECT ON app.t TO {usage.reader} WITH GRANT OPTION")
+    usage.run(f"GRANT SELECT ON app.t TO {usage.other}", user=usage.reader)
+    usage.apply({"roles": [usage.reader, usage.other], "type": "tables", "schemas": "app", "objects": ["t"],
+                 "privileges": "SELECT", "state": "absent"})
+    assert not usage.may("SELECT FROM app.t") and not usage.may("SELECT FROM app.t", user=usage.other)
+
+
 def test_revoking_from_one_who_has_passed_it_on_says_what_is_in_the_way(usage):
     usage.run(f"GRANT SELECT ON app.t TO {usage.reader} WITH GRANT OPTION")
     usage.run(f"GRANT SELECT ON app.t TO {usage.other}", user=usage.reader)
