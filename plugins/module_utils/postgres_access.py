@@ -264,8 +264,9 @@ class Access:
                 attempts.append(failure.reason)
         if attempts[0] in _PASSWORD_ACCEPTED and attempts[1] == "password":
             return True
-        # An expired password is refused like a wrong one.
-        if attempts[0] != "password" or self.server["roles"][user["name"]]["expired"]:
+        # An expired password is refused like a wrong one, and a verifier is none.
+        expired = self.server["roles"][user["name"]]["expired"]
+        if attempts[0] != "password" or expired or is_verifier(user["password"]):
             self.warn(
                 f"The password of {user['name']} is set again: {self.params['login_user']} may not read what is "
                 "stored, and a login from here does not tell. To set it only once, use update_password: on_create."

@@ -184,11 +184,14 @@ def test_an_admin_who_cannot_tell_says_so(postgres, role):
     assert access(postgres, login=login, users=[{**users[0], "update_password": "on_create"}])["changed"] is False
 
 
-def test_an_admin_who_cannot_tell_because_the_password_has_expired_says_so(postgres, role):
-    """The server refuses it like a wrong one."""
+@pytest.mark.parametrize("user", [
+    {"password": "pw", "valid_until": "2001-01-01"},  # an expired password is refused like a wrong one
+    {"password": "md5" + "0" * 32},  # nobody can log in with a verifier
+])
+def test_an_admin_who_cannot_tell_from_a_refused_login_says_so(postgres, role, user):
     postgres.query(f"CREATE ROLE {role}_admin LOGIN CREATEROLE PASSWORD 'admin password'")
     login = postgres.login(login_user=f"{role}_admin", login_password="admin password")
-    users = [{"name": role, "password": "pw", "valid_until": "2001-01-01"}]
+    users = [{"name": role, **user}]
     access(postgres, login=login, users=users)
     assert "update_password: on_create" in str(access(postgres, login=login, users=users).get("warnings"))
 
