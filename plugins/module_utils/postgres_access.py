@@ -278,7 +278,8 @@ class Access:
         grants = [(index, grant) for index, grant in enumerate(self.grants) if grant["database"] == name]
         current = self.server["databases"].get(name)
         declared = next((database for database in self.databases if database["name"] == name), None)
-        if current is None and (declared is None or declared["state"] == "absent") and not self.check_mode:
+        granting = any(grant["state"] == "present" for _index, grant in grants)
+        if current is None and (declared is None or declared["state"] == "absent") and not granting:
             return []
         owner = (declared or {}).get("owner") or (current["owner"] if current else self.server["user"])
         if current is None:

@@ -250,8 +250,8 @@ def test_revoking_what_is_not_there_is_no_error(place):
         {"roles": ["nobody_at_all"], "type": "database", "privileges": "CREATE", "state": "absent"},
         {"database": "no_such_database", "type": "database", "privileges": "ALL", "state": "absent"},
         {"database": "no_such_database", "type": "schema", "schemas": "x", "privileges": "ALL", "state": "absent"},
-        {"database": "nor_this_one", "roles": "PUBLIC", "type": "schema", "schemas": "public", "privileges": "ALL",
-         "state": "absent"},
+        {"database": "nor_this_one", "roles": "PUBLIC", "type": ["database", "schema"], "schemas": "public",
+         "privileges": "ALL", "state": "absent"},
     ]
     for check in (True, False):
         assert place.apply(*grants, check=check)["changed"] is False
