@@ -8,6 +8,7 @@ exit status. Ends with its standard input.
 import json
 import os
 import sys
+import time
 
 from ansible.cli.playbook import PlaybookCLI
 
@@ -22,6 +23,7 @@ def become(folder, arguments, environment, output):
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
+        time.tzset()
         sys.argv = arguments
         PlaybookCLI.cli_executor(arguments)
     except SystemExit as end:
