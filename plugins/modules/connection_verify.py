@@ -184,15 +184,21 @@ def read_settings(path):
 
 
 def passwords_of(variables, path):
-    """What nobody may read in the result; ValueError where C(DATABASE_URL) is no URL."""
+    """What nobody may read in the result; ValueError where C(DATABASE_URL) is no URL.
+
+    Of one whose password is not encoded, libpq takes a part for a host or a port, and names it in its message.
+    """
     url = variables["DATABASE_URL"]
     try:
-        encoded = urlsplit(url).password or ""
-    except ValueError:
+        parts, read = urlsplit(url), psycopg2.extensions.parse_dsn(url).get("password", "")
+        encoded = parts.password or ""
+        if "://" in url and "@" in url and ("@" not in parts.netloc or unquote(encoded) != read):
+            raise ValueError
+    except (ValueError, psycopg2.Error):
         raise ValueError(
             f"settings: DATABASE_URL in {path} is no URL: in its password, @ : / ? # [ ] % have to be percent-encoded"
         ) from None
-    return {variables["CLICKHOUSE_PASSWORD"], encoded, unquote(encoded), url} - {""}
+    return {variables["CLICKHOUSE_PASSWORD"], encoded, unquote(encoded), read, url} - {""}
 
 
 def check_postgres(url, params, checks):

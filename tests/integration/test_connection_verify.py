@@ -174,6 +174,22 @@ def test_a_url_that_is_none_is_named_without_its_password(settings_file):
     assert "s3cret" not in str(caught.value.result)
 
 
+@pytest.mark.parametrize("password", ["s3c/ret", "s3c@ret", "s3c?ret", "s3c#ret", "s3c%zret"])
+def test_a_password_that_is_not_encoded_is_no_part_of_any_message(settings_file, password):
+    """Clients read such a URL in different ways: libpq takes some of it for a host or a port, and says so."""
+    with pytest.raises(ModuleFailed, match="DATABASE_URL in .* is no URL") as caught:
+        verify(settings_file(DATABASE_URL=f"postgres://app:{password}@127.0.0.1:1/d"))
+    assert "s3c" not in str(caught.value.result) and "ret" not in str(caught.value.result)
+
+
+@pytest.mark.parametrize("url", [
+    "postgres://127.0.0.1:1/d?user=a&password=s3cret", "host=127.0.0.1 port=1 password=s3cret",
+    "postgres://app@127.0.0.1:1/d", "postgres://app:%40@127.0.0.1:1,127.0.0.1:2/d",
+])
+def test_other_urls_are_libpq_s_business(settings_file, url):
+    assert ("postgresql", "log in") in failed(verify(settings_file(DATABASE_URL=url)))
+
+
 def test_a_connection_that_dies_on_the_way_is_one_line_and_clickhouse_is_looked_at(settings_file):
     query = "SELECT pg_terminate_backend(pg_backend_pid())"
     result = verify(settings_file(), postgres_rows=[{"query": query, "value": "x"}])
