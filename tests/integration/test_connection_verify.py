@@ -124,6 +124,21 @@ def test_a_server_that_trusts_everybody(settings_file):
     assert ("postgresql", "refuses a wrong password") in failed(result)
 
 
+def test_a_refusal_for_want_of_connections_is_not_one_of_the_password(settings_file):
+    server = PostgresServer(options=["-c", "max_connections=4", "-c", "superuser_reserved_connections=0"])
+    try:
+        server.start()
+        others = [server.connect() for _number in range(3)]
+        url = postgres_url("postgres", server.password, "postgres", [server.host], server.port)
+        result = verify(settings_file(DATABASE_URL=url), postgres_tables=[], postgres_rows=[])
+        for other in others:
+            other.close()
+    finally:
+        server.close()
+    [line] = [line for line in result["failures"] if "refuses a wrong password" in line]
+    assert "could not be tried" in line and "too many clients" in line
+
+
 @pytest.mark.parametrize("wrong", ["password", "port"])
 def test_a_login_that_fails_is_one_line_a_server(settings_file, postgres, postgres_database, application, wrong):
     port = free_port() if wrong == "port" else postgres.port
