@@ -210,6 +210,7 @@ def check_postgres(url, params, checks):
         checks.add(server, "log in", False, error)
         return
     with connection, connection.cursor() as cursor:
+        cursor.execute("SET LOCAL statement_timeout = '10s'")  # somebody may have a lock
         cursor.execute("SELECT current_user, version()")
         user, version = cursor.fetchone()
         title, at = " ".join(version.split()[:2]), connection.info

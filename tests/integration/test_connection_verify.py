@@ -139,6 +139,17 @@ def test_a_refusal_for_want_of_connections_is_not_one_of_the_password(settings_f
     assert "could not be tried" in line and "too many clients" in line
 
 
+def test_a_lock_is_waited_for_no_longer_than_a_connection(settings_file, postgres, postgres_database):
+    holder = postgres.connect(postgres_database)
+    try:
+        holder.cursor().execute("BEGIN; LOCK TABLE users")
+        result = verify(settings_file())
+    finally:
+        holder.close()
+    assert failed(result) == [("postgresql", "SELECT email FROM users")]
+    assert "statement timeout" in result["failures"][0]
+
+
 @pytest.mark.parametrize("wrong", ["password", "port"])
 def test_a_login_that_fails_is_one_line_a_server(settings_file, postgres, postgres_database, application, wrong):
     port = free_port() if wrong == "port" else postgres.port
