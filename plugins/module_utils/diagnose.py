@@ -24,12 +24,13 @@ NAME_TODO = "correct the name, or let DNS or /etc/hosts have it"
 _TAIL = 256 << 10  # bytes of a log that are looked at
 _SEVERE = re.compile(r"\b(ERROR|FATAL|PANIC)\b|<(Error|Fatal|Critical)>|^[EF]\d{4} ")
 # Statements get into logs when they fail, and with them what they were to set.
-_WORD = r"(?i)\b(\w*passw(?:or)?d|\w*secret|\w*token|\w*api_?key|identified\b.*?\bby)\b"
+_WORD = r"(?i)\b(\w*(?:passw(?:or)?d|passphrase|secret|token|api_?key)\w*|identified\b.*?\bby)\b"
+_TEXT = r"(?:E?'(?:[^'\\]|''|\\.)*'?|(\$\w*\$).*?(?:\3|$)"
 _SECRETS = (
-    re.compile(_WORD + r"(['\"]?\s*[:=]\s*)(?:'[^']*'?|\"[^\"]*\"?|[^\s,;)]+)"),
-    re.compile(_WORD + r"(\s+)'(?:[^']|'')*'?"),
+    re.compile(_WORD + r"(['\"]?\s*[:=]\s*)" + _TEXT + r"|\"[^\"]*\"?|\S+)"),
+    re.compile(_WORD + r"(\s+)" + _TEXT + ")"),
 )
-_URL_SECRET = re.compile(r"(://[^:/@\s]*:)[^@\s]+@")
+_URL_SECRET = re.compile(r"(://[^:/@\s]*:)\S+@")
 
 
 class Report:

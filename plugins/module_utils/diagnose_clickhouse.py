@@ -13,7 +13,7 @@ from .backup_clickhouse import ledger
 from .backup_folder import human
 from .clickhouse import AuthenticationFailed, ClickHouseError, Client, quote_string
 from .clickhouse_keeper import majority, read_keeper, tls_context
-from .diagnose import NAME_TODO
+from .diagnose import NAME_TODO, masked
 from .diagnose_postgres import report_ledger
 
 AREA = "clickhouse"
@@ -87,10 +87,10 @@ def mutations(report, client):
         "SELECT database, table, mutation_id, parts_to_do, latest_fail_reason FROM system.mutations WHERE NOT is_done "
         "AND (latest_fail_reason != '' OR create_time < now() - INTERVAL 1 HOUR) LIMIT 5"
     ):
-        number = row["mutation_id"]
+        number, why = row["mutation_id"], masked(row["latest_fail_reason"])[:200]
         report.add(
             AREA, "warning",
-            f"{name(row)}: mutation {number} has {row['parts_to_do']} parts to do. {row['latest_fail_reason'][:200]}",
+            f"{name(row)}: mutation {number} has {row['parts_to_do']} parts to do. {why}",
             f"if it cannot succeed: KILL MUTATION WHERE mutation_id = {quote_string(number)} AND table = "
             f"{quote_string(row['table'])}",
         )
@@ -132,7 +132,7 @@ def failed_backups(report, client):
         "SELECT name, status, error FROM system.backups WHERE status LIKE '%FAILED' ORDER BY start_time DESC LIMIT 2"
     ):
         said = row["error"].split(", Stack trace")[0].split("DB::Exception: ")[-1]
-        report.add(AREA, "warning", f"{row['status']}: {row['name']}: {said[:200]}")
+        report.add(AREA, "warning", f"{row['status']}: {row['name']}: {masked(said)[:200]}")
 
 
 def inside(report, client, database):

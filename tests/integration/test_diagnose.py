@@ -140,13 +140,14 @@ def test_a_broken_index_and_an_unfinished_script_are_named(postgres, postgres_da
 
 def test_clickhouse_tells_what_does_not_get_on(clickhouse, clickhouse_database):
     clickhouse.query(f"CREATE TABLE {clickhouse_database}.t (s String) ENGINE = MergeTree ORDER BY ()")
-    clickhouse.query(f"INSERT INTO {clickhouse_database}.t VALUES ('not a number')")
+    clickhouse.query(f"INSERT INTO {clickhouse_database}.t VALUES ('token=geheim')")
     clickhouse.query(f"ALTER TABLE {clickhouse_database}.t MODIFY COLUMN s UInt8 SETTINGS alter_sync = 0")
     why = "SELECT latest_fail_reason FROM system.mutations WHERE NOT is_done"
     wait_for(lambda: clickhouse.query(why) > "\n", "it fails")
     result = look(clickhouse=clickhouse.login(), clickhouse_databases=[clickhouse_database, "absent"])
     assert "1 parts to do" in found(result, "clickhouse", "warning")
     assert "KILL MUTATION" in found(result, "clickhouse", "warning")
+    assert "token=***" in found(result, "clickhouse", "warning") and "geheim" not in json.dumps(result)
     assert "database absent has no tables" in found(result, "clickhouse", "problem")
     assert "disk default" in found(result, "clickhouse", "ok") and result["counts"]["unknown"] == 0
 
@@ -163,6 +164,16 @@ def test_errors_at_the_end_of_logs_are_shown_without_secrets(tmp_path):
     text = "".join(line + "\n" for line in one["details"])
     assert "geheim" not in text and text.count("\n") == 5 and "last year" not in text
     assert "password authentication failed for user" in text
+
+
+@pytest.mark.parametrize("text", [
+    r"ALTER ROLE a PASSWORD E'ge\'heim' VALID", "PASSWORD $$ge heim$$ VALID", "PASSWORD $a$ge$heim$a$ VALID",
+    "PASSWORD 'ge''heim' VALID", "password='ge''heim' VALID", "password=ge,heim VALID", "passphrase: geheim VALID",
+    "aws_secret_access_key=geheim VALID", "postgres://me:ge@heim@host/db VALID", "'https://me:geheim@host', VALID",
+])
+def test_a_secret_is_masked_to_its_end_and_no_further(text):
+    said = diagnose.masked(f"ERROR: {text}")
+    assert "***" in said and "ge" not in said and "heim" not in said and said.endswith("VALID")
 
 
 @pytest.mark.parametrize("days, state", [(-1, "problem"), (3, "problem"), (20, "warning"), (90, "ok")])
