@@ -108,6 +108,11 @@ def test_no_schema_compared_is_no_success(play):
     assert run.code == 2 and "No schema was compared: no host of a database could be asked among keeper1." in words(run)
 
 
+def test_a_part_of_the_looks_fails_for_who_cannot_be_reached_as_well(play):
+    run = play("verify", "--tags", "validate", app1=AWAY)
+    assert run.code == 2 and "app1 cannot be reached, and was not looked at" in words(run)
+
+
 def test_hosts_that_cannot_be_reached_have_a_diagnosis_too(play):
     run = play("diagnose", db2=AWAY, app1=AWAY).ok()
     assert run.count("failed") == run.count("unreachable") == run.count("changed") == 0
