@@ -94,7 +94,7 @@ def test_schemas_are_compared_without_the_hosts_that_cannot_be_reached(play, pos
     postgres.query("ALTER TABLE a ADD COLUMN by_hand int", database=ysql)
     run = play("verify", app1=AWAY, db2=AWAY)
     assert run.code == 2 and "failed: [db1] (item=s)" in run.output
-    assert "a.by_hand" in run.output
+    assert "a.by_hand" in run.output and "No schema was compared" not in run.output
 
 
 def test_schemas_are_compared_through_the_node_that_was_named(play):
@@ -106,6 +106,12 @@ def test_schemas_are_compared_through_the_node_that_was_named(play):
 def test_no_schema_compared_is_no_success(play):
     run = play("verify", "-l", "keeper1")
     assert run.code == 2 and "No schema was compared: no host of a database could be asked among keeper1." in words(run)
+
+
+def test_no_set_for_an_engine_is_no_schema_compared(play):
+    sets = {name: {"schema_load_sets": []} for name in NODES}
+    run = play("verify", "-l", "yugabyte", **sets)
+    assert run.code == 2 and "No schema was compared" in words(run) and "schema_load_sets" in words(run)
 
 
 def test_a_part_of_the_looks_fails_for_who_cannot_be_reached_as_well(play):
