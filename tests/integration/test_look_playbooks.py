@@ -108,6 +108,19 @@ def test_no_schema_compared_is_no_success(play):
     assert run.code == 2 and "No schema was compared: no host of a database could be asked among keeper1." in words(run)
 
 
+def test_a_host_on_which_no_module_runs_is_one_that_cannot_be_reached(play, tmp_path):
+    """A full disk is enough for that."""
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho Traceback >&2; echo 'OSError: No space left on device' >&2; exit 1\n")
+    broken.chmod(0o755)
+    run = play("diagnose", db2={"ansible_python_interpreter": str(broken)}).ok()
+    assert "PROBLEM host cannot be reached: no module runs there: OSError: No space left on device" in words(run)
+    assert run.count("failed") == 0 and run.output.count("problems: ") == 5
+    run = play("plan", db2={"ansible_python_interpreter": str(broken)})
+    assert run.code == 2 and ["db2", "unreachable"] in rows(run)
+    assert ["db1", "s", "init.sql", "baseline", "new", "1"] in rows(run)
+
+
 def test_no_set_for_an_engine_is_no_schema_compared(play):
     sets = {name: {"schema_load_sets": []} for name in NODES}
     run = play("verify", "-l", "yugabyte", **sets)
