@@ -160,10 +160,14 @@ def decrypt(environment):
     environment.vault.write_text(environment.secrets())
 
 
-def one_host_in_clear(environment):
-    hosts = environment.folder / "hosts.yml"
-    name = "    analytics2.staging.example:\n"
-    hosts.write_text(hosts.read_text().replace(name, f"{name}      clickhouse_db_tls: false\n"))
+def on_host(name, text):
+    """Not the first one."""
+    def change(environment):
+        hosts, line = environment.folder / "hosts.yml", f"    {name}.staging.example:\n"
+        assert line in hosts.read_text()
+        hosts.write_text(hosts.read_text().replace(line, f"{line}      {text}\n"))
+
+    return change
 
 
 @pytest.mark.parametrize(("spoil", "says"), [
@@ -180,10 +184,13 @@ def one_host_in_clear(environment):
     (set_variable("application_settings_postgres_ssl_mode: prefer"), "travel in clear"),
     (set_variable("yugabyte_db_tls: false"), "travel in clear"),
     (set_variable("clickhouse_db_tls: false"), "clickhouse_db_tls is false on analytics1.staging.example, analytics2"),
-    (set_variable("schema_load_clickhouse_tls: 'no'"), "schema_load_clickhouse_tls is false on analytics1"),
+    (set_variable("schema_load_clickhouse_tls: 'no'"), "schema_load_clickhouse_tls is no on analytics1"),
     (set_variable("application_settings_clickhouse_tls: false"), "_tls is false on app1.staging.example, which lets"),
-    (one_host_in_clear, "clickhouse_db_tls is false on analytics2.staging.example, which lets"),
+    (on_host("analytics2", "clickhouse_db_tls: false"), "clickhouse_db_tls is false on analytics2.staging"),
+    (on_host("app1", "application_settings_postgres_ssl_mode: disable"), "ssl_mode is disable on app1.staging"),
+    (on_host("db2", "yugabyte_db_tls: false"), "yugabyte_db_tls is false on db2.staging.example, which lets"),
     (set_variable("schema_load_demo_seed: true"), "demo data"),
+    (on_host("analytics1", "schema_load_demo_seed: true"), "demo data"),
     (without_a_checksum, "yugabyte_db_archive_sha256 is not set for db1.staging.example. Put the SHA-256"),
     (without_the_environment, "are not all set for db1.staging.example, db2.staging.example"),
 ])
