@@ -203,15 +203,20 @@ def logs(report, patterns, units):
 
 
 def certificates(report, patterns):
-    """When the certificates in PEM files expire."""
+    """From when on, and how long, the certificates in PEM files are valid."""
     for path in sorted({path for pattern in patterns for path in glob.glob(pattern)}):
-        said = output("openssl", "x509", "-noout", "-enddate", "-in", path) or ""
-        found = re.search(r"notAfter=(.*) GMT", said)
+        said = output("openssl", "x509", "-noout", "-dates", "-in", path) or ""
+        found = re.findall(r"not(?:Before|After)=(.*) GMT", said)
         if not found:
             report.add("certificate", "unknown", f"{path}: openssl is missing here or does not read it")
             continue
-        end = datetime.datetime.strptime(found.group(1), "%b %d %H:%M:%S %Y")
-        days = (end - datetime.datetime(1970, 1, 1)).total_seconds() / 86400 - time.time() / 86400
+        begin, end = (datetime.datetime.strptime(date, "%b %d %H:%M:%S %Y") for date in found)
+        now = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=time.time())
+        if now < begin:
+            todo = "correct the clock, or renew it"
+            report.add("certificate", "problem", f"{path} is valid from {begin} UTC on", todo)
+            continue
+        days = (end - now).total_seconds() / 86400
         state = "problem" if days < 7 else "warning" if days < 30 else "ok"
         when = f"expires in {days:.0f} days" if days > 0 else f"has expired {-days:.0f} days ago"
         report.add("certificate", state, f"{path} {when}, on {end:%Y-%m-%d}", "" if state == "ok" else "renew it")

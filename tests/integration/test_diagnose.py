@@ -176,12 +176,15 @@ def test_a_secret_is_masked_to_its_end_and_no_further(text):
     assert "***" in said and "ge" not in said and "heim" not in said and said.endswith("VALID")
 
 
-@pytest.mark.parametrize("days, state", [(-1, "problem"), (3, "problem"), (20, "warning"), (90, "ok")])
-def test_certificates_are_seen_to_expire(tmp_path, days, state):
+def make_certificate(path, days):
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj",
-         "/CN=a", "-keyout", "/dev/null", "-out", str(tmp_path / "a.crt"), "-days", str(max(days, 1))],
-        check=True, capture_output=True)
+         "/CN=a", "-keyout", "/dev/null", "-out", str(path), "-days", str(days)], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("days, state", [(-1, "problem"), (3, "problem"), (20, "warning"), (90, "ok")])
+def test_certificates_are_seen_to_expire(tmp_path, days, state):
+    make_certificate(tmp_path / "a.crt", max(days, 1))
     real = time.time
     try:
         if days < 0:
@@ -189,6 +192,14 @@ def test_certificates_are_seen_to_expire(tmp_path, days, state):
         assert "a.crt" in found(look(certificates=[str(tmp_path / "*.crt")]), "certificate", state)
     finally:
         diagnose.time.time = real
+
+
+def test_a_certificate_that_is_not_valid_yet_is_a_problem(tmp_path, monkeypatch):
+    make_certificate(tmp_path / "a.crt", 90)
+    real = time.time
+    monkeypatch.setattr(diagnose.time, "time", lambda: real() - 3 * 86400)
+    said = found(look(certificates=[str(tmp_path / "a.crt")]), "certificate", "problem")
+    assert "is valid from" in said and "the clock" in said
 
 
 @pytest.mark.parametrize("ahead, state", [(0, "ok"), (3600, "problem"), (-3600, "problem")])
