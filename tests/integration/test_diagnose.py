@@ -12,7 +12,7 @@ from ansible_collections.frameworks.database.plugins.module_utils import diagnos
 from support.clickhouse import ClickHouseServer
 from support.clickhouse_cluster import KeeperDouble
 from support.modules import run_module
-from support.playbooks import HOST, ROOT, run_playbook
+from support.playbooks import HOST, ROOT, role_play, run_playbook
 from support.ports import free_port, wait_for
 from support.postgres import PostgresServer
 
@@ -217,6 +217,17 @@ def test_backups_have_an_age(postgres, postgres_database, tmp_path):
     old = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours=30)
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "created": old.isoformat()}))
     assert "30 h old" in found(look(backups=[path]), "backup", "warning")
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_who_makes_no_backups_misses_none(tmp_path, made):
+    variables = {
+        "diagnose_postgres": True, "diagnose_clickhouse": True, "backup_postgres": made, "backup_clickhouse": made,
+        "backup_postgres_dir": str(tmp_path / "pg"), "backup_clickhouse_dir": str(tmp_path / "ch"),
+        "postgres_user_login_port": 1, "clickhouse_db_login_port": 1,
+    }
+    run = run_playbook(tmp_path, role_play("diagnose"), variables).ok()
+    assert run.output.count("has no good backup") == 2 * made
 
 
 @pytest.mark.parametrize("up", [True, False])
