@@ -73,9 +73,12 @@ def busy(report, area, connection):
         report.add(area, "warning", f"process {pid} ({user}, {application}, {database}) is {state} for {seconds} s",
                    f"if nobody needs it: SELECT pg_terminate_backend({pid})")
     for pid, user, seconds, by in query(connection, _BLOCKED):
+        holders = [holder for holder in by.strip("{}").split(",") if holder != "0"]  # 0 is a prepared transaction
+        who = ",".join(holders) or "a prepared transaction"
+        todo = f"SELECT pg_terminate_backend({holders[0]})" if holders else "ROLLBACK PREPARED (see pg_prepared_xacts)"
         report.add(area, "problem" if seconds > 60 else "warning",
-                   f"process {pid} ({user}) waits for {seconds} s for a lock that {by.strip('{}')} has",
-                   f"end what holds it: SELECT pg_terminate_backend({by.strip('{}').split(',')[0]})")
+                   f"process {pid} ({user}) waits for {seconds} s for a lock that {who} has",
+                   f"end what holds it: {todo}")
 
 
 def wraparound(report, area, connection):

@@ -120,6 +120,28 @@ def test_who_waits_for_whom_is_named(postgres, postgres_database):
     assert f"pg_terminate_backend({holder_pid(text)})" in text and "a secret" not in text
 
 
+def test_a_prepared_transaction_has_no_process_to_be_ended():
+    server = PostgresServer(options=["-c", "max_prepared_transactions=1"])
+    try:
+        server.start()
+        server.query("CREATE TABLE t (n int)")
+        holder, waiter = server.connect(), server.connect()
+        holder.cursor().execute("BEGIN; LOCK TABLE t; PREPARE TRANSACTION 'forgotten'")
+        thread = threading.Thread(target=lambda: waiter.cursor().execute("SELECT n FROM t"))
+        thread.start()
+        try:
+            wait_for(lambda: server.query("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"), "it waits")
+            result = look(postgres=server.login())
+        finally:
+            holder.cursor().execute("ROLLBACK PREPARED 'forgotten'")
+            thread.join()
+    finally:
+        server.close()
+    said = found(result, "postgresql", "warning")
+    assert "a lock that a prepared transaction has" in said and "ROLLBACK PREPARED" in said
+    assert "pg_terminate_backend" not in said
+
+
 def holder_pid(text):
     return text.split("a lock that ")[1].split(" has")[0]
 
