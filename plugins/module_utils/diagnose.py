@@ -51,6 +51,11 @@ class Report:
         except Exception as error:  # a diagnosis that breaks down where things are broken is none
             self.add(area, "unknown", f"{what}: {str(error).strip() or repr(error)}")
 
+    def each(self, area, items, action):
+        """`action(item)` for each of them, as look() runs it: one that cannot be looked at hides no other."""
+        for item in items:
+            self.look(area, item, lambda item=item: action(item))
+
     def counts(self):
         """{state: number}."""
         return {state: sum(one["state"] == state for one in self.findings) for state in STATES}
@@ -132,7 +137,8 @@ def listening():
 def ports(report, wanted):
     """Whether each of `wanted` ("host:port") takes connections."""
     here = listening()
-    for address in wanted:
+
+    def look(address):
         host, _colon, port = address.rpartition(":")
         where = ", ".join(here.get(int(port), []))
         try:
@@ -147,16 +153,20 @@ def ports(report, wanted):
         else:
             report.add("port", "ok", f"{address} takes connections{f' (listening: {where})' if where else ''}")
 
+    report.each("port", wanted, look)
+
 
 def disks(report, paths):
     """How full the file systems of `paths` are."""
     seen = set()
-    for path in paths:
-        if not os.path.exists(path):
-            continue
-        device, usage, nodes = os.stat(path).st_dev, shutil.disk_usage(path), os.statvfs(path)
+
+    def look(path):
+        try:
+            device, usage, nodes = os.stat(path).st_dev, shutil.disk_usage(path), os.statvfs(path)
+        except FileNotFoundError:
+            return
         if device in seen:
-            continue
+            return
         seen.add(device)
         used = 100 - 100 * usage.free / max(usage.total, 1)
         inodes = 100 - 100 * nodes.f_favail / nodes.f_files if nodes.f_files else 0
@@ -165,6 +175,8 @@ def disks(report, paths):
             "disk", state, f"{path}: {used:.0f}% used, {human(usage.free)} free, {inodes:.0f}% of the inodes",
             "" if state == "ok" else "make room: logs, old backups (backup.yml --tags prune); or get a larger disk",
         )
+
+    report.each("disk", paths, look)
 
 
 def clock(report, controller):
@@ -183,12 +195,15 @@ def clock(report, controller):
 def logs(report, patterns, units):
     """The last severe lines of systemd's journal and of each shell pattern's newest file, of a day at most."""
     texts = {}
-    for pattern in patterns:
+
+    def read(pattern):
         files = sorted(glob.glob(pattern), key=os.path.getmtime)
         if files and time.time() - os.path.getmtime(files[-1]) < 86400:
             with open(files[-1], "rb") as file:
                 file.seek(max(file.seek(0, os.SEEK_END) - _TAIL, 0))
                 texts[files[-1]] = file.read().decode(errors="replace")
+
+    report.each("log", patterns, read)
     if os.path.isdir("/run/systemd/system"):
         words = [word for unit in units for word in ("-u", unit)]
         texts["the journal"] = output(
@@ -224,7 +239,8 @@ def certificates(report, patterns):
 
 def backups(report, folders, hours):
     """Whether the newest good backup in each folder is younger than `hours`."""
-    for folder in folders:
+
+    def look(folder):
         found = [one for engine in ENGINES for one in Store(folder, engine).backups()]
         good = sorted((one for one in found if one.good), key=lambda one: one.created)
         failed = [one.name for one in found if (one.proof or {}).get("passed") is False]
@@ -239,3 +255,5 @@ def backups(report, folders, hours):
             report.add("backup", state, found, "" if state == "ok" else todo)
         for name in failed:
             report.add("backup", "warning", f"{folder}/{name} has failed its proof", "see its proof.json")
+
+    report.each("backup", folders, look)

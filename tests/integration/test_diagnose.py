@@ -96,10 +96,19 @@ def test_a_wrong_password_is_no_service_to_look_at(clickhouse):
     assert "Check login_user and login_password" in said and said.endswith(" -> ")
 
 
-def test_bad_options_are_findings_not_tracebacks(tmp_path):
-    (tmp_path / "folder.log").mkdir()
-    result = look(ports=["nonsense"], logs=[str(tmp_path / "*.log")])
-    assert result["counts"]["unknown"] >= 2
+def test_what_cannot_be_looked_at_hides_nothing_else(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "log").write_text("FATAL: broken\n")
+    (tmp_path / "loop").symlink_to("loop")
+    log, folder, loop, none = (str(tmp_path / name) for name in ("log", "folder", "loop", "none"))
+    result = look(ports=["nonsense", f"127.0.0.1:{free_port()}"], logs=[folder, log], paths=[loop, none, folder],
+                  backups=[log, none])
+    for area, unknown, known, state in (("port", "nonsense", "takes no connections", "problem"),
+                                        ("log", folder, "has 1 errors", "warning"), ("disk", loop, folder, None),
+                                        ("backup", log, "has no good backup", "problem")):
+        assert unknown in found(result, area, "unknown")
+        states = [state] if state else ["ok", "warning", "problem"]  # of this machine's disk
+        assert known in "".join(found(result, area, one) for one in states)
 
 
 def test_who_waits_for_whom_is_named(postgres, postgres_database):
