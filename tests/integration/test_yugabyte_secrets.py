@@ -103,6 +103,22 @@ def test_what_ansible_says_without_the_vault_s_password_is_written_down(environm
         assert words in text
 
 
+@pytest.mark.parametrize("value", ["", "''"])
+def test_a_secret_without_a_value_is_named(environment, value):
+    """The other playbooks call it not set, and say that secrets.yml makes it."""
+    set_secret("clickhouse_db_password", value)(environment)
+    run = environment.run("secrets.yml", "-l", "staging")
+    refused(run, "clickhouse_db_password: in the file, without a value. Take the line out (ansible-vault edit")
+
+
+def test_check_makes_nothing_and_says_so(environment):
+    environment.edit(lambda text: text.replace("clickhouse_db_password:", "other_password:"))
+    before = environment.vault.read_bytes()
+    run = environment.run("secrets.yml", "-l", "staging", "--check").ok()
+    assert "would make clickhouse_db_password" in " ".join(run.output.split())
+    assert environment.vault.read_bytes() == before
+
+
 def test_without_a_vault_password_nothing_is_written(environment):
     environment.vault.unlink()
     run = environment.run("secrets.yml", "-l", "staging", password=False)
