@@ -59,6 +59,8 @@ def dotenv(settings):
     for name, value in settings.items():
         if not _NAME.match(name):
             raise AnsibleFilterError(f"{name!r} is not the name of an environment variable")
+        if value is None:
+            raise AnsibleFilterError(f"{name} has no value; an empty one is ''")
         value = str(value)
         if any(ord(character) < 32 or ord(character) == 127 for character in value):
             raise AnsibleFilterError(f"the value of {name} has a line break or another control character")

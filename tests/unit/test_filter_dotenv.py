@@ -73,6 +73,13 @@ def test_a_name_that_no_shell_takes_is_refused(settings_):
         dotenv(settings_)
 
 
+def test_no_value_is_not_the_word_none():
+    """`NAME:` in YAML is None."""
+    with pytest.raises(AnsibleFilterError, match="SENTRY_DSN has no value"):
+        dotenv({"SENTRY_DSN": None})
+    assert dotenv({"SENTRY_DSN": ""}) == "SENTRY_DSN=\n"
+
+
 @pytest.mark.parametrize("value", ["a\nB=1", "a\r", "a\0b", "a\x7f"])
 def test_a_value_cannot_add_a_line(value):
     with pytest.raises(AnsibleFilterError, match="PASSWORD") as caught:
