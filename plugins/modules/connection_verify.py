@@ -240,13 +240,14 @@ def check_wrong_password(url, checks):
     ok, found = False, "it let a random password in: look for trust in pg_hba.conf"
     try:
         psycopg2.connect(url, password=secrets.token_hex(16), connect_timeout=10).close()
-    except psycopg2.Error:
-        # For the password's sake, unless the right one is refused now too: there may be no connection left.
-        try:
-            psycopg2.connect(url, connect_timeout=10).close()
-            ok, found = True, "refused"
-        except psycopg2.Error as error:
-            found = f"could not be tried: {error}"
+    except psycopg2.Error as refusal:
+        ok, found = True, "refused"
+        if "password authentication failed" not in str(refusal):
+            # In the server's language, or for another reason, as without a free connection: then the right one is too.
+            try:
+                psycopg2.connect(url, connect_timeout=10).close()
+            except psycopg2.Error as error:
+                ok, found = False, f"could not be tried: {error}"
     checks.add("postgresql", "refuses a wrong password", ok, found)
 
 

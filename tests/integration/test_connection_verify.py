@@ -139,6 +139,11 @@ def test_a_refusal_for_want_of_connections_is_not_one_of_the_password(settings_f
     assert "could not be tried" in line and "too many clients" in line
 
 
+def test_a_limit_of_connections_is_no_reason_to_doubt_the_refusal(settings_file, postgres, application):
+    postgres.query(f"ALTER ROLE {application} CONNECTION LIMIT 1")
+    assert failed(verify(settings_file())) == []
+
+
 def test_a_lock_is_waited_for_no_longer_than_a_connection(settings_file, postgres, postgres_database):
     holder = postgres.connect(postgres_database)
     try:
