@@ -211,12 +211,14 @@ def check_postgres(url, params, checks):
         return
     with connection, connection.cursor() as cursor:
         cursor.execute("SET LOCAL statement_timeout = '10s'")  # somebody may have a lock
-        cursor.execute("SELECT current_user, version()")
-        user, version = cursor.fetchone()
+        cursor.execute("SELECT current_user, version(), current_setting('transaction_read_only')")
+        user, version, read_only = cursor.fetchone()
         title, at = " ".join(version.split()[:2]), connection.info
         checks.add(server, "log in", True, f"{title} as {user}")
         checks.servers.append(f"{title} on {at.host}:{at.port}, database {at.dbname}, as {user}")
         check_wrong_password(url, checks)
+        refuses = read_only == "on"  # rights say nothing of it
+        checks.add(server, "takes writes", not refuses, "read-only: a standby, or set so" if refuses else "it does")
         if (connection.info.dsn_parameters.get("sslmode") or "prefer") in ("require", "verify-ca", "verify-full"):
             checks.add(server, "encrypted", connection.info.ssl_in_use, connection.info.ssl_attribute("protocol"))
         cursor.execute(

@@ -74,7 +74,7 @@ def failed(result):
 def test_all_is_well(settings_file):
     result = verify(settings_file())
     assert failed(result) == [] and result["failures"] == []
-    assert len(result["checks"]) == len(result["lines"]) == 11
+    assert len(result["checks"]) == len(result["lines"]) == 12
     assert [line.partition(" on ")[0].partition(" ")[0] for line in result["servers"]] == ["PostgreSQL", "ClickHouse"]
     assert PASSWORD not in str(result)
 
@@ -90,6 +90,12 @@ def test_what_is_missing_is_named(settings_file):
 def test_a_table_without_rights_is_named(settings_file, postgres, postgres_database, application):
     postgres.query(f"REVOKE UPDATE ON users FROM {application}", database=postgres_database)
     assert failed(verify(settings_file())) == [("postgresql", "rights on them")]
+
+
+def test_a_server_that_takes_no_writes(settings_file, postgres, application):
+    postgres.query(f"ALTER ROLE {application} SET default_transaction_read_only = on")
+    result = verify(settings_file())
+    assert failed(result) == [("postgresql", "takes writes")] and "read-only" in result["failures"][0]
 
 
 @pytest.mark.parametrize("query", ["SELECT email FROM users WHERE false", "SELECT nothing FROM users"])
