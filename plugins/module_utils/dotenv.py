@@ -12,8 +12,8 @@ import re
 _QUOTED = r""" '[^']*' | "(?:[^"\\$`]|\\.)*" """
 # What means the same to a shell as to everybody else, so that nothing here has to know expansions.
 _LINE = re.compile(
-    rf"""\s* (?:export\s+)? (?P<name>[A-Za-z_][A-Za-z0-9_]*) = (?P<value>(?:{_QUOTED}|[^\s'"\\$`~;&|<>()])*)
-    \s* (?:(?<=\s)\#.*)?""", re.X,
+    rf"""[ \t]* (?:export[ \t]+)? (?P<name>[A-Za-z_][A-Za-z0-9_]*) = (?P<value>(?:{_QUOTED}|[^ \t'"\\$`~;&|<>()])*)
+    [ \t]* (?:(?<=[ \t])\#.*)?""", re.X,
 )
 _PART = re.compile(rf"{_QUOTED} | [^'\"]+", re.X)
 
@@ -25,7 +25,7 @@ def read_dotenv(path):
     Raises ValueError, which quotes nothing of the file, where it is not like that.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", newline="") as file:
             lines = file.read().split("\n")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8") from None
@@ -33,7 +33,12 @@ def read_dotenv(path):
         raise ValueError(f"{path} cannot be read: {os.strerror(error.errno)}") from None
     found = {}
     for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
+        if "\r" in line:
+            raise ValueError(
+                f"{path}, line {number}: ends with a carriage return, which a shell takes for a part of the value: "
+                "save it with the line ends of Unix"
+            )
+        if line.strip(" \t")[:1] in ("", "#"):
             continue
         assignment = _LINE.fullmatch(line)
         if assignment is None:

@@ -47,7 +47,7 @@ def test_the_collection_reads_every_value_back(value, tmp_path_factory):
     assert read_dotenv(path) == {"FIRST": value, "SECOND": "plain"}
 
 
-LINES = st.lists(st.sampled_from(["'", '"', "\\", "$", "`", "#", "~", "=", " ", "\t", ":", ";", "aé"]), max_size=9)
+LINES = st.lists(st.sampled_from([*"'\"\\$`#~= \t\r\f\xa0:;", "aé"]), max_size=9)
 
 
 @settings(max_examples=400, deadline=None)
@@ -60,6 +60,13 @@ def test_what_the_collection_reads_a_shell_reads_alike(parts, tmp_path_factory):
     except ValueError:
         return
     assert read_by_shell(path, ["FIRST", "SECOND"]) == [read["FIRST"], read["SECOND"]]
+
+
+def test_line_ends_of_windows_are_named(tmp_path):
+    """A shell takes the carriage return for a part of the value, and so the login fails."""
+    (tmp_path / "own.env").write_bytes(b"FIRST=a\r\nSECOND=b\r\n")
+    with pytest.raises(ValueError, match="line 1: ends with a carriage return"):
+        read_dotenv(tmp_path / "own.env")
 
 
 def test_a_url_is_not_quoted():
