@@ -30,6 +30,7 @@ _SECRETS = (
     re.compile(_WORD + r"(['\"]?\s*[:=]\s*)" + _TEXT + r"|\"[^\"]*\"?|\S+)"),
     re.compile(_WORD + r"(\s+)" + _TEXT + ")"),
 )
+_QUERY = re.compile(r" \(in query: .*")
 _URL_SECRET = re.compile(r"(://[^:/@\s]*:)\S+@")
 
 
@@ -74,7 +75,8 @@ class Report:
 
 
 def masked(text):
-    """`text` of a log without what looks like a secret."""
+    """`text` of a log without ClickHouse's statements and what looks like a secret."""
+    text = _QUERY.sub("", text)
     for pattern in _SECRETS:
         text = pattern.sub(r"\1\2***", text)
     return _URL_SECRET.sub(r"\1***@", text)

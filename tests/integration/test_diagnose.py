@@ -197,6 +197,13 @@ def test_errors_at_the_end_of_logs_are_shown_without_secrets(tmp_path):
     assert "password authentication failed for user" in text
 
 
+def test_statements_in_the_log_of_clickhouse_are_not_shown(tmp_path):
+    said = "<Error> executeQuery: Code: 60. Unknown table (from 127.0.0.1:1)"
+    (tmp_path / "a.log").write_text(f"{said} (in query: SELECT 'geheim'), Stack trace\n")
+    [one] = look(logs=[str(tmp_path / "a.log")])["findings"]
+    assert one["details"] == [said]
+
+
 @pytest.mark.parametrize("text", [
     r"ALTER ROLE a PASSWORD E'ge\'heim' VALID", "PASSWORD $$ge heim$$ VALID", "PASSWORD $a$ge$heim$a$ VALID",
     "PASSWORD 'ge''heim' VALID", "password='ge''heim' VALID", "password=ge,heim VALID", "passphrase: geheim VALID",
