@@ -108,6 +108,10 @@ def check(declared):
             key = (entry["name"], entry.get("database"), entry.get("table"))
             for word in filter(lambda word: word is not None, key):
                 check_name(word, item)
+            for option in ("default_database", "profile", "inherit", "to"):
+                names = entry.get(option)
+                for word in [names] if isinstance(names, str) else names or []:
+                    check_name(word, f"{item}.{option}")
             if key in seen:
                 raise Refused(f"{item}: {entry['name']!r} is declared by {kind}[{seen[key]}] already; keep one of them")
             seen[key] = index

@@ -218,6 +218,10 @@ def grant_paths(entry, item):
     database, table, columns = entry.get("database"), entry.get("table") or "*", entry.get("columns")
     if not entry["privileges"]:
         raise Refused(f"{item}.privileges: the list is empty")
+    for key in ("table", "columns", "object"):  # a variable that is empty by mistake must not mean all of them
+        value = entry.get(key)
+        if value is not None and (not value or (isinstance(value, list) and not all(value))):
+            raise Refused(f"{item}.{key}: is empty; leave it out, or say what it is for")
     if entry.get("object") is not None:
         if database is not None or table != "*" or columns:
             raise Refused(f"{item}: object and database, table or columns exclude each other")

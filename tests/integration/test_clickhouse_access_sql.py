@@ -329,6 +329,10 @@ def test_a_right_that_the_login_lacks_is_a_failure_and_the_next_run_goes_on(doub
     ({"users": [{"name": "x", "password": PASSWORD, "previous_password": PASSWORD}]}, "is the same as password"),
     ({"databases": [{"name": "d", "state": "absent"}]}, "add drop_data true"),
     ({"users": [{"name": "", "password": PASSWORD}]}, "a name must not be empty"),
+    ({"users": [{"name": "x", "password": PASSWORD, "default_database": ""}]}, r"users\[0\].default_database: a name"),
+    ({"users": [{"name": "x", "password": PASSWORD, "profile": ""}]}, r"users\[0\].profile: a name must not be empty"),
+    ({"quotas": [{"name": "q", "to": ["a", ""]}]}, r"quotas\[0\].to: a name must not be empty"),
+    ({"settings_profiles": [{"name": "p", "inherit": [""]}]}, r"settings_profiles\[0\].inherit: a name must"),
     ({"users_file": "/tmp/x"}, "users_file: goes with storage users_xml only"),
 ])
 def test_what_cannot_be_is_said_before_anything_is_run(double, options, message):

@@ -155,6 +155,11 @@ def test_what_is_implied_is_no_change_and_what_is_not_is_one_statement(privilege
     ({"privileges": ["DROP TABLE"], "database": "d", "table": "t", "columns": ["a"]}, "DROP TABLE cannot be"),
     ({"privileges": ["SYSTEM SHUTDOWN"], "database": "d"}, r"SYSTEM SHUTDOWN cannot be granted on `d`\.\*"),
     ({"privileges": ["SELECT"], "object": "x", "database": "d"}, "exclude each other"),
+    # An empty variable must not turn a right on some of it into one on all of it.
+    ({"privileges": ["SELECT"], "database": "d", "table": ""}, r"grants\[1\].table: is empty"),
+    ({"privileges": ["SELECT"], "database": "d", "table": "t", "columns": []}, r"grants\[1\].columns: is empty"),
+    ({"privileges": ["SELECT"], "database": "d", "table": "t", "columns": ["a", ""]}, r"grants\[1\].columns: is empty"),
+    ({"privileges": ["SET DEFINER"], "object": ""}, r"grants\[1\].object: is empty"),
 ])
 def test_what_cannot_be_granted_is_said(privileges, declared, message):
     with pytest.raises(Refused, match=message):
