@@ -55,11 +55,17 @@ class Planner:
         """The statements. Refused for what cannot be."""
         self._databases()
         self._profiles()
-        for _item, role, name in self._each("roles"):
+        users = {*self.has.users, *(user["name"] for _item, user, _name in self._each("users"))}
+        for item, role, name in self._each("roles"):
+            if role["name"] in users:
+                raise Refused(
+                    f"{item}: there is a user of the same name, who would get the role's rights, because ClickHouse "
+                    "looks for a user first: give the role another name"
+                )
             if role["name"] not in self.has.roles:
                 self._say(f"CREATE ROLE IF NOT EXISTS {name}{self._on}")
             else:
-                self._check_storage("roles", role["name"], _item)
+                self._check_storage("roles", role["name"], item)
         for item, user, name in self._each("users"):
             self._user(item, user, name)
         for kind in ("roles", "users"):

@@ -304,6 +304,19 @@ def test_a_user_of_the_servers_files_is_not_for_sql(double):
         access(double, users=[{"name": "admin", "state": "absent"}])
 
 
+def test_a_role_with_the_name_of_a_user_is_refused(double):
+    roles = [{"name": "app", "grants": [{"privileges": ["SELECT"], **D}]}]
+    users = [{"name": "app", "password": PASSWORD}]
+    message = r"roles\[0\] \(app\): there is a user of the same name, who would get the role's rights"
+    with pytest.raises(ModuleFailed, match=message):
+        access(double, roles=roles, users=users)
+    assert double.executed == []
+    access(double, users=users)
+    with pytest.raises(ModuleFailed, match=message):
+        access(double, roles=roles)
+    assert settled(double, roles=[{"name": "app", "state": "absent"}], users=users) == []
+
+
 def test_a_right_that_the_login_lacks_is_a_failure_and_the_next_run_goes_on(double):
     double.denied = {"GRANT ALL": 497}
     message = r"GRANT ALL ON `d`\.\* TO `app`: ClickHouse error 497.*WITH GRANT OPTION"
