@@ -287,8 +287,7 @@ class Planner:
             keyed = QUOTA_KEYS[quota["keyed_by"]]
             parts = [f"KEYED BY {', '.join(keyed)}" if keyed else "NOT KEYED"]
             for seconds, (randomized, limits) in wanted.items():
-                maxima = ", ".join(f"{key} = {value:g}" if isinstance(value, float) else f"{key} = {value}"
-                                   for key, value in limits.items())
+                maxima = ", ".join(f"{key} = {value}" for key, value in limits.items())
                 parts.append(
                     f"FOR {'RANDOMIZED ' if randomized else ''}INTERVAL {seconds} second "
                     + (f"MAX {maxima}" if maxima else "TRACKING ONLY")

@@ -354,6 +354,12 @@ def test_what_cannot_be_is_said_before_anything_is_run(double, options, message)
     assert double.executed == []
 
 
+@pytest.mark.parametrize("seconds", [12.5, 100, 1234567.25, 31536000])
+def test_a_quotas_time_is_kept_to_the_last_digit(double, seconds):
+    settled(double, quotas=[{"name": "q", "intervals": [{"seconds": 60, "execution_time": seconds}]}])
+    assert double.replicas[0].rows["quota_limits"][("q", "60")]["max_execution_time"] == seconds
+
+
 def test_values_in_another_form_than_the_servers_are_warned_of(double):
     profile = {"name": "p", "settings": {"max_memory_usage": "10G"}}
     access(double, settings_profiles=[profile])
