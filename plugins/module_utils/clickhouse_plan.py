@@ -311,7 +311,7 @@ class Planner:
                     continue
             verb = "CREATE ROW POLICY OR REPLACE" if found else "CREATE ROW POLICY IF NOT EXISTS"
             self._say(
-                f"{verb} {name}{self._on} ON {_table_sql(policy)} FOR SELECT USING {policy['filter']} "
+                f"{verb} {name}{self._on} ON {_table_sql(policy)} FOR SELECT USING {condition} "
                 f"AS {'RESTRICTIVE' if policy['restrictive'] else 'PERMISSIVE'} TO {_to_sql(policy)}"
             )
 

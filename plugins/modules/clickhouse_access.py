@@ -343,7 +343,7 @@ options:
         type: str
         required: true
       filter:
-        description: Condition, in SQL, that a row must meet to be seen. It is run as it is written.
+        description: Condition, in SQL, that a row must meet to be seen.
         type: str
       restrictive:
         description: Whether the condition narrows what other policies let through, instead of adding to it.

@@ -360,6 +360,12 @@ def test_a_quotas_time_is_kept_to_the_last_digit(double, seconds):
     assert double.replicas[0].rows["quota_limits"][("q", "60")]["max_execution_time"] == seconds
 
 
+def test_a_comment_in_a_filter_does_not_swallow_who_it_is_for(double):
+    policy = {"name": "p", **D, "table": "t", "filter": "tenant = 1 -- ours\n", "to": ["admin"]}
+    assert settled(double, row_policies=[policy])[0].endswith("USING tenant = 1 AS PERMISSIVE TO `admin`")
+    assert double.replicas[0].rows["row_policies"][("p", "d", "t")]["apply_to_list"] == ["admin"]
+
+
 def test_values_in_another_form_than_the_servers_are_warned_of(double):
     profile = {"name": "p", "settings": {"max_memory_usage": "10G"}}
     access(double, settings_profiles=[profile])
