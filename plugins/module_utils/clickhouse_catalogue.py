@@ -34,19 +34,19 @@ def read(client, declared, exclusive=(), cluster=None):
     """
     catalogues = {}
 
-    def table(name, where="1"):
+    def table(name):
         source, server, settings = f"system.{name}", "''", None
         if cluster:
             source = f"clusterAllReplicas({quote_string(cluster)}, system, {name})"
             server = "concat(hostName(), ':', toString(tcpPort()))"
             settings = {"skip_unavailable_shards": 1}  # one that is down gets the statements later, from a queue
-        for row in client.rows(f"SELECT {server} AS _server, * FROM {source} WHERE {where}", settings):
+        for row in client.rows(f"SELECT {server} AS _server, * FROM {source}", settings):
             yield catalogues.setdefault(row["_server"], Catalogue()), row
 
     def wanted(*kinds):
         return any(declared.get(kind) or kind in exclusive for kind in kinds)
 
-    for catalogue, row in table("databases", "name != 'system'"):
+    for catalogue, row in table("databases"):
         catalogue.databases[row["name"]] = row
     if not catalogues:
         catalogues[""] = Catalogue()

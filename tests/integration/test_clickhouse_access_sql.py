@@ -366,6 +366,10 @@ def test_a_comment_in_a_filter_does_not_swallow_who_it_is_for(double):
     assert double.replicas[0].rows["row_policies"][("p", "d", "t")]["apply_to_list"] == ["admin"]
 
 
+def test_a_database_of_the_servers_own_is_there_already(double):
+    assert settled(double, databases=[{"name": name} for name in ("system", "default", "INFORMATION_SCHEMA")]) == []
+
+
 def test_values_in_another_form_than_the_servers_are_warned_of(double):
     profile = {"name": "p", "settings": {"max_memory_usage": "10G"}}
     access(double, settings_profiles=[profile])
