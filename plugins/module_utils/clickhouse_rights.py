@@ -18,6 +18,14 @@ NONE, PLAIN, WITH_OPTION = 0, 1, 2
 # How many of database, table and column a right of this level may name; the other levels name one object.
 _DEPTHS = {"GLOBAL": 0, "DATABASE": 1, "TABLE": 2, "VIEW": 2, "DICTIONARY": 2, "COLUMN": 3}
 
+# Servers that have READ and WRITE (from 25.7 on) take each of these for READ and WRITE on that source, and store and
+# revoke nothing by its own name. After GRANT ALL they show it all the same; it allows nothing.
+_SOURCES = frozenset((
+    "ARROW FLIGHT", "AZURE", "FILE", "HDFS", "HIVE", "JDBC", "KAFKA", "MONGO", "MYSQL", "NATS", "ODBC", "POSTGRES",
+    "RABBITMQ", "REDIS", "REMOTE", "S3", "SOURCES", "SQLITE", "URL", "YTSAURUS",
+))
+_ON_SOURCE = ("READ", "WRITE")
+
 
 class Refused(Exception):
     """What is declared cannot be; the text begins with the item, such as `users[1].grants[0]`."""
@@ -39,6 +47,10 @@ class Privileges:
             for word in (name, *row["aliases"]):
                 self._names.setdefault(word.upper(), name)
             self._names[name.upper()] = name
+        if self._levels.get("READ") == "SOURCE":
+            for children in self._children.values():
+                children[:] = [name for name in children if name not in _SOURCES]
+            self._levels = {name: level for name, level in self._levels.items() if name not in _SOURCES}
 
     def name(self, word, item):
         """The server's own name of a privilege or of its alias; Refused where it has none such."""
@@ -72,6 +84,13 @@ class Privileges:
         if on_object:
             return {part for part in self.parts(name) if self.depth(part) is None}
         return {part for part in self.parts(name) if (self.depth(part) or 0) >= len(path)}
+
+    def effects(self, name, paths, on_object):
+        """[(part, path)]: what `name`, granted or revoked on `paths`, is granted or revoked as."""
+        if name not in self._levels and paths == [()]:
+            source = () if name == "SOURCES" else (name,)
+            return [(part, source) for part in _ON_SOURCE]
+        return [(part, path) for path in paths for part in self.parts_at(name, path, on_object)]
 
     def compress(self, parts, path, on_object):
         """The shortest list of names that stands for the set `parts` on `path`, sorted."""
@@ -192,10 +211,10 @@ class Item:
         self.on_object = entry.get("object") is not None
         self.level = WITH_OPTION if entry.get("grant_option") else PLAIN
         self.paths = grant_paths(entry, item)
-        self.parts = {}
+        self._effects = {}
         for name in self.names:
-            self.parts[name] = privileges.parts_at(name, self.paths[0], self.on_object)
-            if not self.parts[name]:
+            self._effects[name] = privileges.effects(name, self.paths, self.on_object)
+            if not self._effects[name]:
                 raise Refused(f"{item}: {name} cannot be granted on {on_clause(self.paths[0][:2], self.on_object)}")
             if len(self.paths[0]) == 3 and any(privileges.depth(part) != 3 for part in privileges.parts(name)):
                 raise Refused(f"{item}: {name} cannot be granted on columns")
@@ -203,9 +222,13 @@ class Item:
             part for name in self.names for part in privileges.parts(name) if privileges.depth(part) is None
         }
 
+    def effects(self, names=None):
+        """[(part, path)] of some of the item's privileges, by default of all."""
+        return [effect for name in names or self.names for effect in self._effects[name]]
+
     def is_side_effect(self, part, path):
         """Whether a right on an object comes from this one: on some servers, GRANT ALL ON db.* includes ALL on users
-        and named collections that are called db."""
+        and named collections that are called db, and REVOKE ALL ON db.* too."""
         return part in self.side_effects and self.paths[0][:1] == path != ()
 
     def sql(self, names, paths=None):
@@ -269,42 +292,35 @@ def plan_rights(actual, grants, revokes, privileges, exclusive=False):
     """
     wanted = Rights() if exclusive else actual.copy()
     for entry in grants:
-        for parts in entry.parts.values():
-            for part in parts:
-                for path in entry.paths:
-                    wanted.grant(part, path, entry.level)
+        for part, path in entry.effects():
+            wanted.grant(part, path, entry.level)
     for entry in revokes:
-        for parts in entry.parts.values():
-            for part in parts:
-                for path in entry.paths:
-                    wanted.revoke(part, path)
-    if exclusive:
-        for entry in grants:
-            for part, paths in actual.levels.items():
-                for path in paths:
-                    if entry.is_side_effect(part, path):
-                        wanted.grant(part, path, paths[path])
+        for part, path in entry.effects():
+            wanted.revoke(part, path)
+    for part, paths in actual.levels.items():
+        for path, level in paths.items():
+            if exclusive and any(entry.is_side_effect(part, path) for entry in grants):
+                wanted.grant(part, path, level)
+            if level == NONE and any(entry.is_side_effect(part, path) for entry in revokes):
+                wanted.revoke(part, path)
 
     now, steps = actual.copy(), []
     for entry in grants:
-        missing = [name for name in entry.names if _differs(now, wanted, entry.parts[name], entry.paths)]
+        missing = [name for name in entry.names if _differs(now, wanted, entry.effects([name]))]
         if missing:
             steps.append(("GRANT", entry.sql(missing), entry.level))
-            for name in missing:
-                for part in entry.parts[name]:
-                    for path in entry.paths:
-                        now.grant(part, path, entry.level)
+            for part, path in entry.effects(missing):
+                now.grant(part, path, entry.level)
     steps.extend(_remainder(now, wanted, privileges))
     return steps
 
 
-def _differs(now, wanted, parts, paths):
-    """Whether something that is wanted on or under `paths` is not there."""
-    for part in parts:
-        for path in paths:
-            inside = {path, *now.below(part, path), *wanted.below(part, path)}
-            if any(now.level(part, place) < wanted.level(part, place) for place in inside):
-                return True
+def _differs(now, wanted, effects):
+    """Whether something that is wanted of `effects`, or under their paths, is not there."""
+    for part, path in effects:
+        inside = {path, *now.below(part, path), *wanted.below(part, path)}
+        if any(now.level(part, place) < wanted.level(part, place) for place in inside):
+            return True
     return False
 
 

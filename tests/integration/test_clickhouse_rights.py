@@ -80,14 +80,13 @@ def history(chance, privileges):
         item = Item(declared, "", privileges)
         verb = chance.choice(["GRANT", "GRANT", "REVOKE", "REVOKE GRANT OPTION FOR"])
         statements.append(sql(verb, item.sql(item.names), item.level))
-        for part in set().union(*item.parts.values()):
-            for path in item.paths:
-                if verb == "GRANT":
-                    rights.grant(part, path, item.level)
-                elif verb == "REVOKE":
-                    rights.revoke(part, path)
-                else:
-                    rights.revoke_option(part, path)
+        for part, path in item.effects():
+            if verb == "GRANT":
+                rights.grant(part, path, item.level)
+            elif verb == "REVOKE":
+                rights.revoke(part, path)
+            else:
+                rights.revoke_option(part, path)
     return statements or ["REVOKE ALL ON *.*"], rights
 
 
@@ -117,9 +116,9 @@ def test_a_plan_arrives_and_then_there_is_nothing_to_do(privileges, exclusive):
         again = plan_rights(after[name], *declared[name], privileges, exclusive)
         assert again == [], (before[name], plans[name])
         for grant in declared[name][0]:
-            for part in set().union(*grant.parts.values()):
-                revoked = any(part in entry.parts[n] for entry in declared[name][1] for n in entry.names)
-                assert revoked or all(after[name].level(part, path) >= grant.level for path in grant.paths)
+            revoked = {part for entry in declared[name][1] for part, _path in entry.effects()}
+            for part, path in grant.effects():
+                assert part in revoked or after[name].level(part, path) >= grant.level
 
 
 def test_all_once_granted_is_no_change(privileges):
@@ -128,6 +127,30 @@ def test_all_once_granted_is_no_change(privileges):
         rights = on_server({"u": [sql("GRANT", item.sql(["ALL"]))]})["u"]
         for exclusive in (False, True):
             assert plan_rights(rights, [item], [], privileges, exclusive) == [], (place, exclusive)
+
+
+EVERYTHING = {"privileges": ["ALL"], "database": "*"}
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize(("by_hand", "grants", "revokes"), [
+    # Revoked on a database, it is on users and collections of that name too.
+    ([], [EVERYTHING], [{"privileges": ["ALL"], "database": "e"}]),
+    ([], [EVERYTHING], [{"privileges": ["ACCESS MANAGEMENT"], "database": "e"}]),
+    # Current servers keep READ and WRITE for these.
+    ([], [{"privileges": ["S3", "SELECT"], "database": "*"}], []),
+    ([], [{"privileges": ["SOURCES"], "database": "*", "grant_option": True}], [
+        {"privileges": ["URL"], "database": "*"}]),
+    ([], [EVERYTHING], [{"privileges": ["SOURCES"], "database": "*"}]),
+    (["GRANT ALL ON *.*"], [{"privileges": ["S3", "SELECT"], "database": "*"}], []),
+    (["GRANT ALL ON *.*", "REVOKE URL ON *.*"], [{"privileges": ["INSERT"], "database": "e"}], []),
+])
+def test_what_the_server_stores_in_another_way_is_no_change_either(privileges, by_hand, grants, revokes, exclusive):
+    lists = [[Item(one, "", privileges) for one in entries] for entries in (grants, revokes)]
+    before = by_hand or ["REVOKE ALL ON *.*"]
+    steps = plan_rights(on_server({"u": before})["u"], *lists, privileges, exclusive)
+    after = on_server({"u": before + [sql(*step) for step in steps]})["u"]
+    assert plan_rights(after, *lists, privileges, exclusive) == [], steps
 
 
 def test_what_is_implied_is_no_change_and_what_is_not_is_one_statement(privileges):
