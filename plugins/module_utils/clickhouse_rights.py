@@ -74,8 +74,10 @@ class Privileges:
         ON db(t). It allows nothing, cannot be revoked by its name, and goes with what brought it."""
         if self.depth(name) is not None or not path or isinstance(path[0], tuple):
             return False
-        source = path[0].upper().replace("_", " ")
-        return "(" in path[0] or (self._levels[name] == "SOURCE" and source not in self._names)
+        wildcard = isinstance(path[0], tuple)
+        text = path[0][0] if wildcard else path[0]
+        is_source = not wildcard and text.upper().replace("_", " ") in self._names
+        return "(" in text or (self._levels[name] == "SOURCE" and not is_source)
 
     def parts_at(self, name, path, on_object):
         """The parts of `name` that can be granted on `path`, a tuple of database, table and column."""
@@ -113,7 +115,8 @@ class Privileges:
 
 def _covers(pattern, path):
     return len(pattern) <= len(path) and all(
-        mine == theirs or (isinstance(mine, tuple) and isinstance(theirs, str) and theirs.startswith(mine[0]))
+        mine == theirs
+        or (isinstance(mine, tuple) and (theirs if isinstance(theirs, str) else theirs[0]).startswith(mine[0]))
         for mine, theirs in zip(pattern, path)
     )
 

@@ -142,6 +142,9 @@ EVERYTHING = {"privileges": ["ALL"], "database": "*"}
     ([], [{"privileges": ["SOURCES"], "database": "*", "grant_option": True}], [
         {"privileges": ["URL"], "database": "*"}]),
     ([], [EVERYTHING], [{"privileges": ["SOURCES"], "database": "*"}]),
+    # Wildcards, which nobody can declare.
+    (["GRANT ALL ON d*.*", "REVOKE INSERT ON de*.*"], [{"privileges": ["SELECT"], "database": "dee"}], []),
+    (["GRANT ALL ON d.t*"], [{"privileges": ["SELECT"], "database": "d", "table": "tt"}], []),
     (["GRANT ALL ON *.*"], [{"privileges": ["S3", "SELECT"], "database": "*"}], []),
     (["GRANT ALL ON *.*", "REVOKE URL ON *.*"], [{"privileges": ["INSERT"], "database": "e"}], []),
 ])
