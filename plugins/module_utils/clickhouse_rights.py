@@ -72,7 +72,7 @@ class Privileges:
     def is_by_the_way(self, name, path):
         """Whether a right on an object is what some servers add to GRANT ALL ON db.* or db.t: READ ON db, SET DEFINER
         ON db(t). It allows nothing, cannot be revoked by its name, and goes with what brought it."""
-        if self.depth(name) is not None or not path or isinstance(path[0], tuple):
+        if self.depth(name) is not None or not path:
             return False
         wildcard = isinstance(path[0], tuple)
         text = path[0][0] if wildcard else path[0]
@@ -248,6 +248,9 @@ def grant_paths(entry, item):
         value = entry.get(key)
         if value is not None and (not value or (isinstance(value, list) and not all(value))):
             raise Refused(f"{item}.{key}: is empty; leave it out, or say what it is for")
+    for key, name in (("database", database or ""), ("table", table)):  # a right on nothing, taken for one on many
+        if len(name) > 1 and name.endswith("*"):
+            raise Refused(f"{item}.{key}: {name!r} would be one of just this name; name each, or '*' for all of them")
     if entry.get("object") is not None:
         if database is not None or table != "*" or columns:
             raise Refused(f"{item}: object and database, table or columns exclude each other")

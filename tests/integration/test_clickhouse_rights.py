@@ -179,6 +179,8 @@ def test_what_is_implied_is_no_change_and_what_is_not_is_one_statement(privilege
     ({"privileges": ["SELECT"], "database": "*", "table": "t"}, "need the name of a database"),
     ({"privileges": ["SELECT"], "database": "d", "columns": ["a"]}, "columns need the name of a table"),
     ({"privileges": ["DROP TABLE"], "database": "d", "table": "t", "columns": ["a"]}, "DROP TABLE cannot be"),
+    ({"privileges": ["SELECT"], "database": "d*"}, r"grants\[1\].database: 'd\*' would be one of just this name"),
+    ({"privileges": ["SELECT"], "database": "d", "table": "t*"}, r"grants\[1\].table: 't\*' would be one of just this"),
     ({"privileges": ["SYSTEM SHUTDOWN"], "database": "d"}, r"SYSTEM SHUTDOWN cannot be granted on `d`\.\*"),
     ({"privileges": ["SELECT"], "object": "x", "database": "d"}, "exclude each other"),
     # An empty variable must not turn a right on some of it into one on all of it.
