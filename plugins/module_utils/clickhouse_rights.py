@@ -61,8 +61,12 @@ class Privileges:
             raise Refused(f"{item}.privileges: this server has no privilege {word!r}{hint}") from None
 
     def parts(self, name):
-        """The privileges that stand for themselves in `name`: itself unless it is a mere group, and what is below."""
-        own = {name} if self._levels.get(name) else set()
+        """The privileges that stand for themselves in `name`: itself unless it is a mere group, and what is below.
+
+        NAMED COLLECTION ADMIN allows what its parts do, and is not shown without all of them: a group too.
+        """
+        level = self._levels.get(name)
+        own = {name} if level and not (level == "NAMED_COLLECTION" and name in self._children) else set()
         return own.union(*(self.parts(child) for child in self._children.get(name, ())))
 
     def depth(self, name):

@@ -142,6 +142,8 @@ EVERYTHING = {"privileges": ["ALL"], "database": "*"}
     ([], [{"privileges": ["SOURCES"], "database": "*", "grant_option": True}], [
         {"privileges": ["URL"], "database": "*"}]),
     ([], [EVERYTHING], [{"privileges": ["SOURCES"], "database": "*"}]),
+    # Without one of its parts, the right of which they are parts is not shown.
+    ([], [EVERYTHING], [{"privileges": ["SHOW NAMED COLLECTIONS SECRETS"], "database": "*"}]),
     # Wildcards, which nobody can declare.
     (["GRANT ALL ON d*.*", "REVOKE INSERT ON de*.*"], [{"privileges": ["SELECT"], "database": "dee"}], []),
     (["GRANT ALL ON d.t*"], [{"privileges": ["SELECT"], "database": "d", "table": "tt"}], []),
