@@ -93,7 +93,7 @@ class Privileges:
 
     def effects(self, name, paths, on_object):
         """[(part, path)]: what `name`, granted or revoked on `paths`, is granted or revoked as."""
-        if name not in self._levels and paths == [()]:
+        if name not in self._levels and paths == [()] and not on_object:
             source = () if name == "SOURCES" else (name,)
             return [(part, source) for part in _ON_SOURCE]
         return [(part, path) for path in paths for part in self.parts_at(name, path, on_object)]
@@ -221,8 +221,10 @@ class Item:
         self._effects = {}
         for name in self.names:
             self._effects[name] = privileges.effects(name, self.paths, self.on_object)
-            if not self._effects[name]:
-                raise Refused(f"{item}: {name} cannot be granted on {on_clause(self.paths[0][:2], self.on_object)}")
+            mistaken = self.on_object and any(privileges.depth(part) is not None for part in privileges.parts(name))
+            if mistaken or not self._effects[name]:
+                where = ("the object " if self.on_object else "") + on_clause(self.paths[0][:2], self.on_object)
+                raise Refused(f"{item}: {name} cannot be granted on {where}")
             if len(self.paths[0]) == 3 and any(privileges.depth(part) != 3 for part in privileges.parts(name)):
                 raise Refused(f"{item}: {name} cannot be granted on columns")
         self.side_effects = {

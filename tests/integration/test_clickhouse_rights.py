@@ -185,6 +185,9 @@ def test_what_is_implied_is_no_change_and_what_is_not_is_one_statement(privilege
     ({"privileges": ["SELECT"], "database": "d", "table": "t*"}, r"grants\[1\].table: 't\*' would be one of just this"),
     ({"privileges": ["SYSTEM SHUTDOWN"], "database": "d"}, r"SYSTEM SHUTDOWN cannot be granted on `d`\.\*"),
     ({"privileges": ["SELECT"], "object": "x", "database": "d"}, "exclude each other"),
+    # To the server these are tables of the database that the login begins in.
+    ({"privileges": ["SELECT"], "object": "*"}, r"SELECT cannot be granted on the object \*"),
+    ({"privileges": ["SET DEFINER", "ALL"], "object": "x"}, "ALL cannot be granted on the object `x`"),
     # An empty variable must not turn a right on some of it into one on all of it.
     ({"privileges": ["SELECT"], "database": "d", "table": ""}, r"grants\[1\].table: is empty"),
     ({"privileges": ["SELECT"], "database": "d", "table": "t", "columns": []}, r"grants\[1\].columns: is empty"),
