@@ -30,6 +30,7 @@ class Catalogue:
 def read(client, declared, exclusive=(), cluster=None):
     """({server: Catalogue}, Privileges or None): what the server has, or each one of the cluster.
 
+    A server names what it has in several user directories in the order in which it asks them: the first one counts.
     Only what the declaration touches is asked for. Raises what Client.rows() raises.
     """
     catalogues = {}
@@ -56,9 +57,9 @@ def read(client, declared, exclusive=(), cluster=None):
         for catalogue, row in table("users"):
             if not isinstance(row["auth_type"], list):
                 row["auth_type"] = [row["auth_type"]]
-            catalogue.users[row["name"]] = row
+            catalogue.users.setdefault(row["name"], row)
         for catalogue, row in table("roles"):
-            catalogue.roles[row["name"]] = row
+            catalogue.roles.setdefault(row["name"], row)
         grants = {}
         for catalogue, row in table("grants"):
             grants.setdefault(id(catalogue), (catalogue, []))[1].append(row)
@@ -70,13 +71,13 @@ def read(client, declared, exclusive=(), cluster=None):
             holder[row["granted_role_name"]] = bool(row["with_admin_option"])
     if wanted("users", "settings_profiles"):
         for catalogue, row in table("settings_profiles"):
-            catalogue.profiles[row["name"]] = row
+            catalogue.profiles.setdefault(row["name"], row)
         for catalogue, row in table("settings_profile_elements"):
             kind = next(kind for kind in ("profile", "user", "role") if row[f"{kind}_name"] is not None)
             catalogue.profile_elements.setdefault((kind, row[f"{kind}_name"]), []).append(row)
     if wanted("users", "quotas"):
         for catalogue, row in table("quotas"):
-            catalogue.quotas[row["name"]] = {**row, "limits": {}}
+            catalogue.quotas.setdefault(row["name"], {**row, "limits": {}})
     if wanted("quotas"):
         for catalogue, row in table("quota_limits"):
             if row["quota_name"] in catalogue.quotas:  # it may have gone between the two queries

@@ -304,6 +304,15 @@ def test_a_user_of_the_servers_files_is_not_for_sql(double):
         access(double, users=[{"name": "admin", "state": "absent"}])
 
 
+def test_of_a_user_in_two_places_the_one_counts_that_logs_in(double):
+    access(double, users=[{"name": "app", "password": PASSWORD}])
+    rows = double.replicas[0].rows["users"]
+    # The server lists its directories in the order in which it asks them.
+    double.replicas[0].rows["users"] = {"in a file": {**rows["app"], "storage": "users_xml"}, **rows}
+    with pytest.raises(ModuleFailed, match=r"users\[0\] \(app\): the server has it from a file"):
+        access(double, users=[{"name": "app", "password": PASSWORD}])
+
+
 def test_a_role_with_the_name_of_a_user_is_refused(double):
     roles = [{"name": "app", "grants": [{"privileges": ["SELECT"], **D}]}]
     users = [{"name": "app", "password": PASSWORD}]
