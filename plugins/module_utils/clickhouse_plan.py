@@ -348,7 +348,7 @@ class Planner:
                 raise Refused(f"{kind}: {name!r} is in the server's files, from where SQL cannot remove it")
             return True
         return (
-            kind in self.exclusive and key not in states and row.get("storage") != "users_xml"
+            kind in self.exclusive and key not in states and row.get("storage") not in ("users_xml", "ldap")
             and not (kind == "users" and name == self.login_user) and not (kind == "quotas" and owner(name) is not None)
         )
 

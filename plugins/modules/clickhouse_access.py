@@ -57,7 +57,7 @@ options:
     description:
       - What is to hold nothing but what is declared. The rest is removed.
       - V(grants) concerns the rights and roles of the declared users and roles; the others concern whole objects.
-      - What the server has from files, and O(login_user), stay.
+      - What the server has from files or LDAP, and O(login_user), stay.
     type: list
     elements: str
     choices: [grants, users, roles, row_policies, quotas, settings_profiles]

@@ -313,6 +313,12 @@ def test_of_a_user_in_two_places_the_one_counts_that_logs_in(double):
         access(double, users=[{"name": "app", "password": PASSWORD}])
 
 
+def test_users_of_ldap_are_nothing_that_exclusive_removes(double):
+    access(double, users=[{"name": "app", "password": PASSWORD}, {"name": "ldap's", "password": PASSWORD}])
+    double.replicas[0].rows["users"]["ldap's"]["storage"] = "ldap"
+    assert settled(double, users=[{"name": "app", "password": PASSWORD}], exclusive=["users"]) == []
+
+
 def test_a_role_with_the_name_of_a_user_is_refused(double):
     roles = [{"name": "app", "grants": [{"privileges": ["SELECT"], **D}]}]
     users = [{"name": "app", "password": PASSWORD}]
