@@ -164,7 +164,8 @@ class Planner:
             changes.append(f"DEFAULT DATABASE {quote_identifier(user['default_database'])}")
         profile = user.get("profile")
         elements = self.has.profile_elements.get(("user", user["name"]), [])
-        if profile is not None and [element["inherit_profile"] for element in elements] != [profile]:
+        inherited = [row["inherit_profile"] for row in elements if row["inherit_profile"] is not None]
+        if profile is not None and inherited != [profile]:
             changes.append(f"SETTINGS PROFILE {quote_identifier(profile)}")
         if row is None or changes:
             verb = "ALTER USER" if row is not None else "CREATE USER IF NOT EXISTS"

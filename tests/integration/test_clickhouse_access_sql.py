@@ -304,6 +304,13 @@ def test_a_user_of_the_servers_files_is_not_for_sql(double):
         access(double, users=[{"name": "admin", "state": "absent"}])
 
 
+def test_a_users_own_settings_stay_beside_its_profile(double):
+    options = {"settings_profiles": [{"name": "p"}], "users": [{"name": "app", "password": PASSWORD, "profile": "p"}]}
+    access(double, **options)
+    double.replicas[0]._element("user", "app", 1, setting_name="max_threads", value="4")
+    assert settled(double, **options) == []
+
+
 def test_of_a_user_in_two_places_the_one_counts_that_logs_in(double):
     access(double, users=[{"name": "app", "password": PASSWORD}])
     rows = double.replicas[0].rows["users"]
