@@ -16,6 +16,7 @@ from .clickhouse_fingerprint import fingerprint, masked, owner, remembers
 from .clickhouse_rights import WITH_OPTION, Item, Refused, Rights, plan_rights
 
 MASK = "'********'"
+_FIRST_END = "1970-01-02"  # what never ends is shown as the beginning of time, in the server's zone
 SEVERAL_METHODS = (24, 9)  # the first version where a user may have two passwords
 
 
@@ -152,7 +153,7 @@ class Planner:
         if sets:
             if user["auth"] == "sha256_password" and not user.get("password"):
                 raise Refused(f"{item}.password: is missing, and the user does not exist yet")
-            sql, masked_sql = self._identified(user, item)
+            sql, masked_sql = self._identified(user, item, valid_until(row))
             changes.append(sql)
             shown.append(masked_sql)
             self._forget(remembered)
@@ -173,7 +174,8 @@ class Planner:
             self._say(head + " ".join(changes), head + " ".join([*shown, *changes[len(shown):]]))
         if user.get("password") and (sets or user["update_password"] == "always"):
             kinds = _host_keys(hosts) if hosts is not None else stored_hosts(row) if row else {("ANY", "")}
-            self._remember(user, remembered, sets, (sets or moves) and not self.may_come(kinds))
+            unseen = valid_until(row) or not self.may_come(kinds)
+            self._remember(user, remembered, sets, (sets or moves) and unseen)
 
     def _forget(self, remembered):
         """Before anything else happens to a password: a run that is cut off must not leave one that is remembered."""
@@ -205,8 +207,11 @@ class Planner:
         works = self.logs_in(user, row)
         return not works if works is not None else not any(remembers(one, _passwords(user)) for one in remembered)
 
-    def _identified(self, user, item):
-        """IDENTIFIED … with salted hashes, so that no statement, log or error message holds a password."""
+    def _identified(self, user, item, until):
+        """IDENTIFIED … with salted hashes, so that no statement, log or error message holds a password.
+
+        until: the end that the user has, and that would go with its old passwords.
+        """
         if user["auth"] == "no_password":
             return ("IDENTIFIED WITH no_password",) * 2
         passwords = _passwords(user)
@@ -215,12 +220,12 @@ class Planner:
                 f"{item}.previous_password: two passwords at once need ClickHouse "
                 f"{'.'.join(map(str, SEVERAL_METHODS))}; this server is {'.'.join(map(str, self.version))}"
             )
-        methods = []
+        methods, end = [], f" VALID UNTIL {quote_string(until)}" if until else ""
         for password in passwords:
             salt = secrets.token_hex(32)
             digest = hashlib.sha256((password + salt).encode("utf-8", "surrogateescape")).hexdigest()
-            methods.append(f"sha256_hash BY '{digest}' SALT '{salt}'")
-        shown = ", ".join([f"sha256_hash BY {MASK} SALT {MASK}"] * len(methods))
+            methods.append(f"sha256_hash BY '{digest}' SALT '{salt}'{end}")
+        shown = ", ".join([f"sha256_hash BY {MASK} SALT {MASK}{end}"] * len(methods))
         return f"IDENTIFIED WITH {', '.join(methods)}", f"IDENTIFIED WITH {shown}"
 
     # rights
@@ -382,6 +387,17 @@ def stored_hosts(row):
     keys |= {("LIKE", host) if host != "%" else ("ANY", "") for host in row["host_names_like"]}
     keys |= {("REGEXP", host) for host in row["host_names_regexp"]}
     return {("ANY", "")} if ("ANY", "") in keys else keys
+
+
+def valid_until(row):
+    """When the user of a row of system.users ends, that is the last of its passwords; None where it never does.
+
+    Older servers keep that beside the passwords, show no list of it, and lose nothing.
+    """
+    ends = (row or {}).get("valid_until")
+    if not isinstance(ends, list) or any(end < _FIRST_END for end in ends):
+        return None
+    return max(ends, default=None)
 
 
 def _host_sql(hosts):

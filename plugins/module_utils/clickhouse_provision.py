@@ -10,7 +10,7 @@ import ipaddress
 
 from .clickhouse import ACCESS_DENIED, AuthenticationFailed, Client, ServerError, quote_string
 from .clickhouse_catalogue import read
-from .clickhouse_plan import Planner, stored_hosts
+from .clickhouse_plan import Planner, stored_hosts, valid_until
 
 UNKNOWN_FUNCTION, TIMEOUT = 46, 159
 
@@ -95,12 +95,12 @@ class Server:
         self.run.append(statement.shown)
 
     def _logs_in(self, user, row):
-        """Whether all passwords let the user in; None where a refusal may be about where the login comes from."""
+        """Whether all passwords let the user in; None where a refusal may be about the place or the time."""
         for password in filter(None, (user["password"], user["previous_password"])):
             try:
                 Client({**self.params, "login_user": user["name"], "login_password": password}).execute("SELECT 1")
             except AuthenticationFailed:
-                return False if self._may_come(stored_hosts(row)) else None
+                return False if self._may_come(stored_hosts(row)) and not valid_until(row) else None
             except ServerError:
                 continue  # the login worked, the query is not allowed
         return True

@@ -211,10 +211,11 @@ options:
         description:
           - Password. It goes to the server as a salted SHA-256 hash, to a file as a SHA-256 hash.
           - >-
-            With O(storage=sql) it is compared by a login. For a user who may not log in from the managed host, a salted
-            fingerprint (PBKDF2) of the password that was set last is kept in the server, as the name of a quota that
-            applies to nobody; the password is set when it is another one. What somebody else has set meanwhile stays
-            unnoticed then, unless O(users[].update_password=force).
+            With O(storage=sql) it is compared by a login. For a user who may not log in from the managed host, or has
+            an end (C(VALID UNTIL)), which stays as it is, a salted fingerprint (PBKDF2) of the password that was set
+            last is kept in the server, as the name of a quota that applies to nobody; the password is set when it is
+            another one. What somebody else has set meanwhile stays unnoticed then, unless
+            O(users[].update_password=force).
           - Required for a user that does not exist, and in a file.
         type: str
       previous_password:

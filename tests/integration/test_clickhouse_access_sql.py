@@ -304,6 +304,20 @@ def test_a_user_of_the_servers_files_is_not_for_sql(double):
         access(double, users=[{"name": "admin", "state": "absent"}])
 
 
+@pytest.mark.parametrize("until", ["2020-01-01 00:00:00", "2100-01-01 00:00:00"])
+def test_a_user_that_ends_is_not_given_new_life(double, until):
+    users = [{"name": "app", "password": PASSWORD}]
+    access(double, users=users)
+    double.replicas[0].run(f"ALTER USER `app` VALID UNTIL '{until}'")
+    for password in (PASSWORD, "the second one"):
+        users[0]["password"] = password
+        settled(double, users=users)
+        assert has(double, password) and double.replicas[0].rows["users"]["app"]["valid_until"] == [until]
+    users[0]["previous_password"] = PASSWORD
+    settled(double, users=users)
+    assert double.replicas[0].rows["users"]["app"]["valid_until"] == [until, until]
+
+
 def test_a_users_own_settings_stay_beside_its_profile(double):
     options = {"settings_profiles": [{"name": "p"}], "users": [{"name": "app", "password": PASSWORD, "profile": "p"}]}
     access(double, **options)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +20,7 @@ from .clickhouse import ADMIN, ADMIN_PASSWORD, HERE, ClickHouseServer, user_xml
 
 NAME = r"`(?:[^`\\]|\\.)*`"
 TEXT = r"'(?:[^'\\]|\\.)*'"
+NEVER = "1970-01-01 00:00:00"
 TABLES = (
     "users", "roles", "grants", "role_grants", "quotas", "quota_limits", "row_policies", "settings_profiles",
     "settings_profile_elements",
@@ -81,10 +83,15 @@ class Replica:
             row = self.rows["users"][name] = {
                 "name": name, "storage": "local_directory", "auth_type": ["no_password"], "host_ip": ["::/0"],
                 "host_names": [], "host_names_regexp": [], "host_names_like": [], "default_database": "",
+                "valid_until": [NEVER],
             }
         if "IDENTIFIED WITH" in rest:
             self.secrets[name] = re.findall(r"sha256_hash BY '(\w+)' SALT '(\w+)'", rest)
             row["auth_type"] = ["sha256_password"] * len(self.secrets[name]) or ["no_password"]
+            row["valid_until"] = [NEVER] * len(row["auth_type"])
+        until = re.findall(rf"VALID UNTIL ({TEXT})", rest)
+        if until:  # of each method, or of all that there are
+            row["valid_until"] = [unquote(text) for text in (until * len(row["auth_type"]))[:len(row["auth_type"])]]
         hosts = re.search(rf"HOST ((?:(?:ANY|LOCAL|NONE|(?:IP|NAME|LIKE) {TEXT})(?:, )?)+)", rest)
         if hosts:
             row.update({
@@ -287,7 +294,8 @@ class AccessDouble:
         row = self.replicas[0].rows["users"].get(user, {"host_ip": [], "host_names": []})
         here = {"::/0", "localhost", "127.0.0.0/8"} & {*row["host_ip"], *row["host_names"]}
         known = self.replicas[0].secrets.get(user, [])
-        if not here or (password, True) not in [
+        ended = any(NEVER < until < time.strftime("%Y-%m-%d %H:%M:%S") for until in row.get("valid_until", []))
+        if not here or ended or (password, True) not in [
             (password, hashlib.sha256((password + salt).encode()).hexdigest() == digest) for digest, salt in known
         ]:
             raise Refusal(516, f"{user}: Authentication failed")
