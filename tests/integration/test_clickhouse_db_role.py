@@ -161,9 +161,9 @@ def test_settings_and_passwords_take_effect_also_after_an_interrupted_run(machin
 def test_what_is_wrong_leaves_the_running_server_alone(machine, engine):
     before = machine.server(), machine.run("sh", "-c", f"sha256sum $(find {OURS} -name '*.xml')").stdout
     for variables, sentence in (
-        ({"clickhouse_db_privileges": ["SELCT"]}, "the server refuses the declared users"),
+        ({"clickhouse_db_privileges": ["SELCT"]}, "refuses the declared users: Code: 36. DB::Exception: Failed"),
         ({"clickhouse_db_users": [{"name": "x", "pasword": "y"}]}, "pasword"),
-        ({"clickhouse_db_settings": {"max_server_memory_usage": "lots"}}, "lots"),
+        ({"clickhouse_db_settings": {"max_server_memory_usage": "lots"}}, "while parsing setting"),
         ({"clickhouse_db_embedded_library_checksum": "0" * 64}, "has the SHA-256"),
     ):
         run = machine.playbook(PLAY, {**engine, **variables})
@@ -172,6 +172,18 @@ def test_what_is_wrong_leaves_the_running_server_alone(machine, engine):
     assert after == before
     assert machine.query("SELECT 1") == "1\n"
     assert ".new-" not in machine.listing()
+
+
+def test_a_server_that_does_not_start_says_why(machine, engine):
+    machine.run("sh", "-c", "echo '<broken' >/etc/clickhouse-server/config.d/zz.xml")
+    machine.run("kill", "-9", machine.server())
+    run = machine.playbook(PLAY, engine)
+    said = re.sub(r"\s+", " ", run.output).replace("''", "'")
+    assert run.code and "Failed to merge config with '/etc/clickhouse-server/config.d/zz.xml'" in said, said
+    assert "PyObject" not in said  # a line of a stack trace
+    machine.run("rm", "/etc/clickhouse-server/config.d/zz.xml")
+    machine.playbook(PLAY, engine).ok()
+    assert machine.query("SELECT 1") == "1\n"
 
 
 @pytest.fixture(scope="module")

@@ -36,8 +36,13 @@ def run(library, options, query):
     engine.chdb_query_cmdline.restype = ctypes.c_void_p
     engine.chdb_result_length.restype = ctypes.c_size_t
     engine.chdb_result_length.argtypes = [ctypes.c_void_p]
+    engine.chdb_result_error.restype = ctypes.c_char_p
+    engine.chdb_result_error.argtypes = [ctypes.c_void_p]
     arguments = [os.fsencode(part) for part in ["clickhouse", *options, "--query", query]]
     result = engine.chdb_query_cmdline(len(arguments), (ctypes.c_char_p * len(arguments))(*arguments))
+    error = engine.chdb_result_error(result) if result else None
+    if error:  # what it has against config.xml; all else it prints by itself
+        print(os.fsdecode(error).partition(", Stack trace")[0], file=sys.stderr)
     return engine.chdb_result_length(result) if result else 0
 
 
