@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.clickhouse import library
@@ -230,6 +231,15 @@ def test_what_stands_in_the_way_is_said_before_anything_is_written(bare, engine)
     written = ("find", "/etc/clickhouse-server", "/opt", "-newer", f"{bare.folder}/python", "-type", "f")
     assert bare.run(*written).stdout == "/etc/clickhouse-server/config.xml\n"
     bare.run("sh", "-c", "pkill -f [h]ttp.server; rm -r /etc/clickhouse-server")
+
+
+def test_two_runs_at_once_make_one_server(bare, engine):
+    with ThreadPoolExecutor() as pool:
+        runs = [pool.submit(bare.playbook, PLAY, engine) for _each in range(2)]
+    assert [run.result().code for run in runs] == [0, 0], [run.result().output for run in runs]
+    assert bare.playbook(PLAY, engine).ok().count("changed") == 0
+    assert bare.query("SELECT 1") == "1\n"
+    bare.playbook(role_play("clickhouse_db", "destroy"), {**engine, "clickhouse_db_destroy": True}).ok()
 
 
 def test_destroy_takes_everything_and_only_when_asked(bare, engine):
