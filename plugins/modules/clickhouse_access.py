@@ -522,12 +522,15 @@ class UsersFile:
                 raise Failed(f"users_file: the directory {directory} does not exist")
             self.after = render(declared, secrets.token_hex(8))
             return True
-        handle = os.open(directory, os.O_RDONLY)
         try:
-            self._lock(handle)
-            return self._update(declared)
-        finally:
-            os.close(handle)
+            handle = os.open(directory, os.O_RDONLY)
+            try:
+                self._lock(handle)
+                return self._update(declared)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise Failed(f"users_file: {self.path} cannot be written: {error.strerror or error}") from error
 
     def _lock(self, handle):
         deadline = time.monotonic() + self.module.params["timeout"]

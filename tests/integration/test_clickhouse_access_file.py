@@ -1,10 +1,12 @@
 """clickhouse_access with storage users_xml, on the real engine: what is rendered is what the server enforces."""
 
+import errno
 import fcntl
 import os
 import stat
 import sys
 import threading
+from unittest import mock
 
 import pytest
 from ansible_collections.frameworks.database.plugins.module_utils.clickhouse import Client
@@ -305,6 +307,16 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path):
     with pytest.raises(ModuleFailed, match="was not written by this module"):
         run_module("clickhouse_access", {"storage": "users_xml", "users_file": str(path), "users": [ADMIN], **NOWHERE})
     assert "precious" in path.read_text()
+
+
+def test_a_disk_that_is_full_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    arguments = {"storage": "users_xml", "users_file": str(tmp_path / "users.xml"), "users": [ADMIN], **NOWHERE}
+    run_module("clickhouse_access", arguments)
+    before = (tmp_path / "users.xml").read_bytes()
+    monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(ModuleFailed, match="users_file: .*users.xml cannot be written: No space left on device"):
+        run_module("clickhouse_access", {**arguments, "users": [ADMIN, {"name": "x", "password": PASSWORD}]})
+    assert (tmp_path / "users.xml").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_server_that_is_down_needs_a_start(tmp_path):
