@@ -76,6 +76,7 @@ options:
           - >-
             Engine with its arguments, as it stands in C(CREATE DATABASE), such as
             V(Replicated('/clickhouse/databases/app', '{shard}', '{replica}')). An existing database keeps its own.
+          - It is printed with the statements, so a password belongs into a named collection of the server, not here.
         type: str
       comment:
         description: Comment.
