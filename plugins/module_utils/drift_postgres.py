@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import re
+
 from .ledger_postgres import SCHEMA
 
 # Objects of extensions belong to the extension's version, which is listed itself. Through to_jsonb a column is read
@@ -134,6 +136,18 @@ _SESSION = (
     "SET LOCAL standard_conforming_strings = on; SET LOCAL quote_all_identifiers = off; "
     "SET LOCAL extra_float_digits = 1; SET LOCAL lc_monetary = 'C'; SET LOCAL xmlbinary = 'base64'"
 )
+
+# What IN makes of constants of varchar, until a dump of it is restored.
+_CONSTANT = r"(?:E?'(?:[^'\\]|''|\\.)*'|NULL)::[\w ]+(?:\(\d+\))?"
+_CAST_ARRAY = re.compile(rf"\(ARRAY\[({_CONSTANT}(?:, {_CONSTANT})*)\]\)::([\w ]+)\[\]")
+
+
+def as_restored(definition):
+    """`definition` as PostgreSQL says it once a dump was restored: ARRAY['a'::varchar]::text[] is what it casts piece
+    by piece then."""
+    return _CAST_ARRAY.sub(
+        lambda found: "ARRAY[" + re.sub(_CONSTANT, rf"(\g<0>)::{found.group(2)}", found.group(1)) + "]", definition
+    )
 
 
 def postgres_objects(connection):

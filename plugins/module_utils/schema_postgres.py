@@ -10,7 +10,7 @@ import os
 import time
 
 from . import postgres
-from .drift_postgres import postgres_objects, role_names, usual_grants
+from .drift_postgres import as_restored, postgres_objects, role_names, usual_grants
 from .ledger_postgres import AdvisoryLock, Lease, PostgresLedger
 from .schema_plan import LedgerError, Refused, now
 from .schema_postgres_steps import apply_stepwise
@@ -126,8 +126,8 @@ class PostgresBackend:
 
     @staticmethod
     def laid_out(definitions):
-        """`definitions`, which have their lines already."""
-        return definitions
+        """`definitions`, which have their lines already, as they are after a dump and restore."""
+        return [as_restored(definition) for definition in definitions]
 
     @staticmethod
     def run(connection, sql):

@@ -245,6 +245,19 @@ def test_drift(made, query, sql):
     assert "is not what was recorded" in made.refused(state="verified")
 
 
+def test_what_a_restored_dump_says_in_another_way_is_no_drift(made, query):
+    made.write(V1__a="CREATE TABLE t (s varchar(9) CONSTRAINT c CHECK (s IN ('new', 'it''s, ['))); CREATE VIEW v AS "
+                     "SELECT 1 FROM t WHERE s NOT IN ('a', 'b') OR s = ANY (ARRAY['c', NULL]::varchar[])").apply()
+    ((constraint, view),) = query("SELECT pg_get_constraintdef(oid), pg_get_viewdef('v'::regclass) FROM pg_constraint "
+                                  "WHERE conname = 'c'")
+    query(f"ALTER TABLE t DROP CONSTRAINT c, ADD CONSTRAINT c {constraint}; CREATE OR REPLACE VIEW v AS {view}")
+    assert query("SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'c'") != [(constraint,)]
+    assert not made.apply(state="verified")["changed"]
+    query(f"ALTER TABLE t DROP CONSTRAINT c, ADD CONSTRAINT c {constraint.replace('new', 'old')}")
+    said = made.refused(state="verified")
+    assert "changed  constraint c on public.t" in said and "view" not in said
+
+
 @pytest.mark.parametrize("statement", ["DISCARD ALL", "SELECT pg_advisory_unlock_all()"])
 def test_a_script_does_not_give_the_lock_back(made, statement):
     made.write(V1__a=f"{FIRST}SELECT 1;\n{statement};")
