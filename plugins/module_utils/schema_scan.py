@@ -82,10 +82,10 @@ class Placeholders:
                 )
 
     def fill(self, text):
-        """`text` with the values in their places."""
+        """`text` with the values in their places. Undeclared ones stay: check() lets them be in comments and rows."""
         if not self.values or "${" not in text:
             return text
-        return _PLACEHOLDER.sub(lambda found: self.values[found.group(1)], text)
+        return _PLACEHOLDER.sub(lambda found: self.values.get(found.group(1), found.group()), text)
 
 
 class Scan:

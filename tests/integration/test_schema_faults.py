@@ -192,6 +192,13 @@ def test_the_ledgers_row_of_an_earlier_try_is_no_proof_of_success(made, query):
     test_a_meta_script_that_ends_early_is_not_applied(made, query)
 
 
+def test_placeholders_in_a_script_for_psql(made, query):
+    made.options["placeholders"] = {"n": "1"}
+    made.write(V1__a="-- like ${this}\n\\set x ${n}\nCREATE TABLE t (n text);\nCOPY t FROM STDIN;\n${that}\n\\.\n"
+                     "INSERT INTO t VALUES (:x);").apply()
+    assert query("SELECT n FROM t") == [("${that}",), ("1",)]
+
+
 def test_meta_commands_without_psql_are_refused_with_their_line(made, query, monkeypatch):
     monkeypatch.setattr(schema_psql.shutil, "which", lambda name: None)
     made.write(V1__a="SELECT 1;\n\n\\copy a from 'x'\n")
