@@ -25,6 +25,7 @@ _NAMES = (
     ("repeatable", re.compile(r"R__.+\.sql$")),
 )
 _NO_TRANSACTION = re.compile(rb"--[ \t]*no-transaction[ \t]*\r?(?:\n|$)")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what Python makes of the other bytes in a file's name
 
 # What travels with the task itself; longer scripts are copied only when they are needed.
 INLINE_SCRIPT, INLINE_SET = 256 << 10, 2 << 20
@@ -137,6 +138,8 @@ def _checked(scripts, where):
         raise ScriptError(f"{where}: no SQL script in it")
     versions = {}
     for script in scripts:
+        if _NOT_UTF8.search(script.name):
+            raise ScriptError(f"{where}: {os.fsencode(script.name)} is no name in UTF-8: rename it")
         if not script.size:
             raise ScriptError(f"{where}: {script.name} is empty")
         if script.version and script.order in versions:
