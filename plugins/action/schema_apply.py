@@ -32,6 +32,8 @@ class ActionModule(ActionBase):
         try:
             scripts = self._scripts(arguments)
         except (ScriptError, AnsibleError) as error:
+            if arguments.get("state") == "planned":  # never fails; by the engine the role tells results apart
+                return {**result, "problem": str(error), "invocation": {"module_args": {"engine": arguments["engine"]}}}
             result.update(failed=True, msg=f"Set {arguments.get('set_name', 'default')}: {error}")
             return result
         # The module gets the scripts in the place of where they are on this machine.

@@ -95,6 +95,8 @@ def test_the_playbook_of_the_plan(folder, variables, postgres, postgres_database
         item["schema_load_sets"] = [
             {**one, "path": str(folder / "files" / one["path"])} for one in variables["schema_load_sets"]
         ]
+    sets = hosts["test"]["schema_load_sets"]
+    sets.append({**sets[0], "name": "gone", "path": "nowhere"})
     inventory = folder / "inventory.yml"
     inventory.write_text(
         yaml.safe_dump(
@@ -106,6 +108,7 @@ def test_the_playbook_of_the_plan(folder, variables, postgres, postgres_database
     assert run.code == 2  # away could not be asked
     assert ["test", "pg", "init.sql", "baseline", "new", "1"] in rows
     assert ["away", "ch", "unreachable"] in rows
+    assert ["test", "gone", "problem"] in rows and "test, gone: Could not find" in run.output
     assert "nothing listens on" in run.output
     assert not postgres.query("SELECT 1 FROM pg_namespace WHERE nspname = 'schema_ledger'", database=postgres_database)
 
