@@ -130,6 +130,8 @@ def test_repair_by_set_and_script(folder, variables):
     script.write_text(script.read_text() + "-- more\n")
     run = run_playbook(folder, play, variables)
     assert run.code == 2 and "V2__b.sql was changed" in run.output
+    run = run_playbook(folder, play, {**variables, "schema_load_repair": ["V2__b.sql", "pg/V2__b.sql"]})
+    assert run.code == 2 and "schema_load_repair: a list, each as set/script. Without a set: V2__b.sql" in run.output
     run_playbook(folder, play, {**variables, "schema_load_repair": ["pg/V2__b.sql"]}).ok()
     assert changed(run_playbook(folder, play, variables).ok()) == 0
 
