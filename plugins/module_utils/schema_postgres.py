@@ -13,7 +13,7 @@ from . import postgres
 from .drift_postgres import as_restored, postgres_objects, role_names, usual_grants
 from .ledger_postgres import AdvisoryLock, Lease, PostgresLedger
 from .schema_plan import LedgerError, Refused, now
-from .schema_postgres_steps import apply_stepwise
+from .schema_postgres_steps import OUTSIDE, apply_stepwise
 from .schema_psql import apply_with_psql, check_for_psql
 from .schema_scan import ScriptFailed
 from .sql_postgres import PostgresSplitter
@@ -252,9 +252,10 @@ class PostgresBackend:
             self.run(self.connection, f"SET CONSTRAINTS ALL IMMEDIATE; {self.become_owner()}; {row}; COMMIT")
         except postgres.psycopg2.Error as error:
             self.roll_back()
-            failure = self.failure(
-                script, error, 0, statement, number, scan, remains="Nothing of the script remains in the database."
-            )
+            remains = "Nothing of the script remains in the database."
+            if error.pgcode in OUTSIDE:
+                remains += " If it cannot be done in one: make '-- no-transaction' the script's first line."
+            failure = self.failure(script, error, 0, statement, number, scan, remains)
             if self.dialect.is_transient(error):
                 raise error from failure
             raise failure from None

@@ -25,7 +25,7 @@ _SESSION = re.compile(r"(?:SET|RESET)\b(?!\s+TRANSACTION)|SELECT\s+(?:pg_catalog
 # What never commits by itself, on YugabyteDB either.
 _ROWS = ("INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "SELECT", "WITH", "VALUES", "TABLE", "SET", "RESET", "SHOW")
 # The statement refuses to run inside a transaction (active_sql_transaction), or wants to end it itself.
-_OUTSIDE = ("25001", "2D000")
+OUTSIDE = ("25001", "2D000")
 # Objects that belong to the whole server, which no fingerprint of a schema holds, and how they say that all is done.
 _GLOBAL = re.compile(r"(?:CREATE|DROP)\s+(?:DATABASE|ROLE|USER|GROUP|TABLESPACE)\b", re.I)
 # What may do anything, and commit more than once: whether all of it is done cannot be seen.
@@ -166,7 +166,7 @@ class _Run:
             else:
                 self.backend.dialect.retry(attempt)
         except postgres.psycopg2.Error as error:
-            if error.pgcode not in _OUTSIDE:
+            if error.pgcode not in OUTSIDE:
                 raise
             self._alone(statement)
 

@@ -192,6 +192,11 @@ def test_the_ledgers_row_of_an_earlier_try_is_no_proof_of_success(made, query):
     test_a_meta_script_that_ends_early_is_not_applied(made, query)
 
 
+def test_what_no_transaction_takes_is_told_how_to_run(made):
+    made.write(V1__a="CREATE TABLE t (n int);\nCREATE INDEX CONCURRENTLY i ON t (n);")
+    assert "make '-- no-transaction' the script's first line" in made.refused()
+
+
 def test_placeholders_in_a_script_for_psql(made, query):
     made.options["placeholders"] = {"n": "1"}
     made.write(V1__a="-- like ${this}\n\\set x ${n}\nCREATE TABLE t (n text);\nCOPY t FROM STDIN;\n${that}\n\\.\n"
