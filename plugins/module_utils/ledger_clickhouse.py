@@ -114,6 +114,20 @@ class ClickHouseLedger:
 
         query_id: what the server's log shall call it.
         """
+        self.client.execute(
+            f"{self._insert()} SELECT {self._values(entry, marker_sql)}", {"query_id": query_id} if query_id else None
+        )
+
+    def write_all(self, entries):
+        """Write `entries` as one block, which the server takes whole or not at all."""
+        rows = ", ".join(f"({self._values(entry)})" for entry in entries)
+        self.client.execute(f"{self._insert()} VALUES {rows}", {"async_insert": 0})
+
+    def _insert(self):
+        return f"INSERT INTO {self.table()} (set_name, revision, {', '.join(COLUMNS)})"
+
+    def _values(self, entry, marker_sql=None):
+        """An expression for each column of the row of `entry`."""
         self._revision += 1
         values = []
         for name in COLUMNS:
@@ -126,11 +140,7 @@ class ClickHouseLedger:
                 values.append(str(value or 0))
             else:
                 values.append(quote_string(value or ""))
-        self.client.execute(
-            f"INSERT INTO {self.table()} (set_name, revision, {', '.join(COLUMNS)}) "
-            f"SELECT {quote_string(self.set_name)}, {self._revision}, {', '.join(values)}",
-            {"query_id": query_id} if query_id else None,
-        )
+        return f"{quote_string(self.set_name)}, {self._revision}, {', '.join(values)}"
 
     def remove(self, script):
         """Forget `script`."""

@@ -129,9 +129,12 @@ class ClickHouseBackend:
         """A statement is about to create or drop one."""
         self._functions, self._asked = None, False
 
-    def record(self, entry):
-        """Write `entry`."""
-        self.ledger.write(entry)
+    def record(self, *entries):
+        """Write `entries`, all of them or none."""
+        if len(entries) == 1:
+            self.ledger.write(*entries)
+        elif entries:
+            self.ledger.write_all(entries)
 
     def forget(self, script, entry):
         """Remove the `entry` of a script, once the server is not at work on it any more."""

@@ -152,9 +152,9 @@ class PostgresBackend:
         role = postgres.quote_identifier(owner) if owner else "NONE"
         return f"SET LOCAL ROLE {role}; {self.ledger.upsert_sql(entry)}"
 
-    def record(self, entry):
-        """Write `entry` in a transaction of its own."""
-        sql = f"BEGIN; {self.row_sql(entry)}; COMMIT"
+    def record(self, *entries):
+        """Write `entries` in a transaction of their own."""
+        sql = f"BEGIN; {'; '.join(map(self.row_sql, entries))}; COMMIT"
         self.dialect.retry(lambda: self._record(sql))
 
     def _record(self, sql):

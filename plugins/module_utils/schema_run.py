@@ -204,11 +204,12 @@ def _adopt(backend, scripts, entries, options, objects, outcome):
             "baseline marks scripts as applied without running them, but the database is empty: set baseline to false "
             "to load it"
         )
-    for script in _adopted(scripts, options):
-        entry = backend.context.entry(script, None, "adopted", 0, now())
-        backend.record(entry)
-        entries[script.name] = entry
-        outcome.adopted.append(script.name)
+    adopted = {
+        script.name: backend.context.entry(script, None, "adopted", 0, now()) for script in _adopted(scripts, options)
+    }
+    backend.record(*adopted.values())  # at once: a later run would execute what is missing
+    entries.update(adopted)
+    outcome.adopted += adopted
 
 
 def drift(backend, options):

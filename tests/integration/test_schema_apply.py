@@ -1,11 +1,16 @@
 """schema_apply on both engines: order, exactly once, refusals, plan, adoption, repair, drift."""
 
+import os
+import signal
+
 import pytest
 from ansible_collections.frameworks.database.plugins.module_utils import clickhouse as clickhouse_module
+from ansible_collections.frameworks.database.plugins.module_utils.schema_clickhouse import ClickHouseBackend
+from ansible_collections.frameworks.database.plugins.module_utils.schema_postgres import PostgresBackend
 from support.clickhouse import user_xml
 from support.modules import ModuleFailed
 from support.ports import plain_http, wait_for
-from support.scripts import ScriptSet, begin_in_child
+from support.scripts import ScriptSet, begin_in_child, in_child
 
 
 class Engine:
@@ -273,6 +278,23 @@ def test_baseline_adopts_what_is_there(engine, made):
     assert (first["adopted"], first["applied"]) == (["init.sql", "V1__x.sql"], [])
     second = made.apply(baseline=True)
     assert (second["adopted"], second["applied"]) == ([], ["V2__b.sql", "R__v.sql"])
+
+
+def test_a_baseline_that_is_cut_off_adopts_all_or_nothing(engine, made):
+    engine.query(engine.create("a"))
+    made.write(V1__x="broken", V2__y="broken", V3__z="broken", V4__b=engine.create("b"))
+
+    def killed():
+        backend = ClickHouseBackend if engine.name == "clickhouse" else PostgresBackend
+        record = backend.record
+        backend.record = lambda self, *entries: (record(self, *entries), os.kill(os.getpid(), signal.SIGKILL))
+        made.apply(baseline=True, target="3")
+
+    assert in_child(killed) == -signal.SIGKILL
+    if engine.name == "clickhouse":
+        engine.query("TRUNCATE TABLE schema_ledger_lease")
+    assert made.apply(baseline=True, target="3")["applied"] == []
+    assert made.apply(baseline=True)["applied"] == ["V4__b.sql"]
 
 
 def test_baseline_is_refused_for_an_empty_database(engine, made):
