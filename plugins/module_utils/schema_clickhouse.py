@@ -93,15 +93,15 @@ class ClickHouseBackend:
         self.create_ledger()
 
     def laid_out(self, definitions):
-        """`definitions` as this server writes them on several lines, as far as it can."""
+        """`definitions` as this server writes them on several lines, as far as it can, without secrets."""
         texts = ", ".join(map(quote_string, definitions))
         query = f"SELECT arrayMap(text -> ifNull(formatQueryOrNull(text), text), [{texts}]) AS texts"
         try:
-            return self.client.rows(query, {"max_query_size": 4 * len(query)})[0]["texts"]
+            definitions = self.client.rows(query, {"max_query_size": 4 * len(query)})[0]["texts"]
         except ServerError as error:
             if error.code != _UNKNOWN_FUNCTION:
                 raise
-            return definitions
+        return [self.context.placeholders.mask(definition) for definition in definitions]
 
     def objects(self):
         """The live schema: every object's name to its CREATE statement.

@@ -124,10 +124,9 @@ class PostgresBackend:
             recorded, live, lambda names: usual_grants(self.connection, names), lambda: role_names(self.connection)
         )
 
-    @staticmethod
-    def laid_out(definitions):
-        """`definitions`, which have their lines already, as they are after a dump and restore."""
-        return [as_restored(definition) for definition in definitions]
+    def laid_out(self, definitions):
+        """`definitions`, which have their lines already, as they are after a dump and restore, without secrets."""
+        return [self.context.placeholders.mask(as_restored(definition)) for definition in definitions]
 
     @staticmethod
     def run(connection, sql):

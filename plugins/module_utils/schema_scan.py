@@ -31,7 +31,7 @@ def _forms(value):
     forms = set()
     for text in (value, re.sub(r"\\(.)", r"\1", value.replace("''", "'"))):
         escaped = text.replace("\\", "\\\\")
-        forms |= {text, escaped, escaped.replace("'", "\\'"), text.replace("'", "''")}
+        forms |= {text, escaped, escaped.replace("'", "\\'").replace("\n", "\\n"), text.replace("'", "''")}
     return forms
 
 

@@ -568,11 +568,8 @@ class Run:
         if outcome.drift:
             self.module.warn(
                 f"The schema of {database} has changed since the last run, and by none of its scripts:\n"
-                + self._readable(outcome.drift)
+                + "\n".join(readable(outcome.drift))
             )
-
-    def _readable(self, drift):
-        return self.backend.context.placeholders.mask("\n".join(readable(drift)))
 
     def verify(self):
         """Compare live with recorded. Returns the result; the module fails where they differ."""
@@ -581,7 +578,7 @@ class Run:
         if found:
             self.module.fail_json(
                 msg=f"The schema of {self.params['database']} is not what was recorded after the last run:\n"
-                + self._readable(found) + "\nUndo it, or take it over with accept_drift.", drift=found,
+                + "\n".join(readable(found)) + "\nUndo it, or take it over with accept_drift.", drift=found,
             )
         return {**result_of(run.Outcome()), "changed": False}
 

@@ -251,6 +251,15 @@ def test_secret_placeholders_are_shown_nowhere(engine, made):
     assert "hush" not in str(engine.ledger("error, marker"))
 
 
+def test_a_secret_of_several_lines_is_shown_in_no_drift(engine, made):
+    made.options["secret_placeholders"] = {"key": "one''s half\nother half"}
+    made.write(V1__a="CREATE VIEW v AS SELECT '${key}' AS x").apply()
+    engine.query("CREATE OR REPLACE VIEW v AS SELECT 'one''s half\nother half' AS x, 1 AS y")
+    with pytest.raises(ModuleFailed, match="changed  view") as error:
+        made.apply(state="verified")
+    assert "half" not in str(error.value.result) and "half" not in str(made.write(V2__b="SELECT 1").apply())
+
+
 def test_a_ledger_that_cannot_be_read_stops_everything(engine, made):
     made.write(V1__a=engine.create("a")).apply()
     made.write(V2__b=engine.create("b"))
