@@ -27,8 +27,11 @@ _PLAIN_CLOSES = re.compile(r"(?:COMMIT|END)(?:\s+(?:WORK|TRANSACTION))?$", re.I)
 
 
 def _forms(value):
-    """What may become of `value` between quotes: a server reads its escapes, and writes it with its own."""
-    forms = set()
+    """What may become of `value` between quotes: a server reads its escapes, and writes it with its own.
+
+    A quote in it may end the string: the server takes the rest for SQL then, and names the word at which it fails.
+    """
+    forms = set(re.findall(rf"\w{{{LEGIBLE + 1},}}", value)) if re.search(r"['\"`]", value) else set()
     for text in (value, re.sub(r"\\(.)", r"\1", value.replace("''", "'"))):
         escaped = text.replace("\\", "\\\\")
         forms |= {text, escaped, escaped.replace("'", "\\'").replace("\n", "\\n"), text.replace("'", "''")}

@@ -251,6 +251,13 @@ def test_secret_placeholders_are_shown_nowhere(engine, made):
     assert "hush" not in str(engine.ledger("error, marker"))
 
 
+def test_what_a_secrets_own_quote_makes_of_it_is_shown_nowhere(engine, made):
+    made.write(V1__a="SELECT '${key}' AS x, 1")
+    said = made.refused(secret_placeholders={"key": "don't tell hunter2"})
+    assert "V1__a.sql, line 1" in said and "hunter2" not in said and "tell" not in said
+    assert "hunter2" not in str(engine.ledger("error"))
+
+
 def test_a_secret_of_several_lines_is_shown_in_no_drift(engine, made):
     made.options["secret_placeholders"] = {"key": "one''s half\nother half"}
     made.write(V1__a="CREATE VIEW v AS SELECT '${key}' AS x").apply()
