@@ -520,6 +520,9 @@ class Run:
 
     def apply(self):
         """Apply, or with --check only look. Returns the result."""
+        for name, value in {**self.params["placeholders"], **self.params["secret_placeholders"]}.items():
+            if value is None or isinstance(value, (dict, list)):
+                raise Refused(f"The placeholder {name} has neither text nor a number for its value")
         scripts = scripts_of(self.params)
         if self.module.check_mode or self.params["state"] == "planned":
             return self._look(scripts)

@@ -243,6 +243,13 @@ def test_placeholders(engine, made):
     assert str(engine.query("SELECT id FROM x")[0][0]) == "7"
 
 
+def test_a_placeholder_without_a_value_is_refused(engine, made):
+    made.write(V1__a=engine.create("${name}"))
+    for values in ({"placeholders": {"name": None}}, {"secret_placeholders": {"name": ["hush"]}}):
+        assert "placeholder name" in made.refused(**values)
+    assert not engine.tables()
+
+
 def test_secret_placeholders_are_shown_nowhere(engine, made):
     made.write(V1__a="SELECT '${key}' FROM nowhere_${key}")
     with pytest.raises(ModuleFailed) as error:
