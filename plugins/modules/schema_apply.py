@@ -554,6 +554,8 @@ class Run:
             changed = self.params["state"] != "planned"  # with --check whatever is there may be pending
             return {**result_of(run.Outcome()), "changed": changed, "unasked": f"{said}."}
         self._warn(outcome)
+        if outcome.conflicts and self.params["state"] != "planned":  # whose table has them
+            self.module.warn(f"Set {self.params['set_name']} will not be applied:\n" + "\n".join(outcome.conflicts))
         result = {**result_of(outcome), "changed": outcome.changed and self.params["state"] != "planned"}
         if outcome.needed:
             return {**result, "needed": [script.checksum for script in outcome.needed]}
