@@ -6,13 +6,11 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
-
 from ansible.errors import AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
+from ..module_utils.schema_plan import account
 from ..module_utils.schema_scripts import from_files, from_folder, pack
 from ..module_utils.sql_script import ScriptError
 
@@ -24,7 +22,7 @@ class ActionModule(ActionBase):
         """See ActionBase."""
         result = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        arguments["run_by"] = arguments.get("run_by") or f"{getpass.getuser()}@{socket.gethostname()}"
+        arguments["run_by"] = arguments.get("run_by") or account()
         remote = boolean(arguments.get("remote_src") or False, strict=False)
         if remote or not (arguments.get("path") or arguments.get("files")) or "bundle" in arguments:
             result.update(self._module(arguments, task_vars))

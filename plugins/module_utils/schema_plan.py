@@ -7,8 +7,11 @@
 from __future__ import annotations
 
 import datetime
+import getpass
 import hashlib
 import json
+import os
+import socket
 
 from .schema_scripts import version_order
 from .sql_script import ScriptError
@@ -31,6 +34,15 @@ def position(rows):
 def now():
     """This moment, with its time zone."""
     return datetime.datetime.now(datetime.timezone.utc)
+
+
+def account():
+    """Who runs this program, and where."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = f"uid{os.getuid()}"  # in a container an account need not have a name
+    return f"{name}@{socket.gethostname()}"
 
 
 class Entry:

@@ -384,14 +384,12 @@ failure:
 """
 
 import gc
-import getpass
-import socket
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import schema_run as run
 from ..module_utils.schema_drift import readable
-from ..module_utils.schema_plan import Context, LedgerError, LockTaken, Refused
+from ..module_utils.schema_plan import Context, LedgerError, LockTaken, Refused, account
 from ..module_utils.schema_scan import Placeholders, ScriptFailed
 from ..module_utils.schema_scripts import from_bundle, from_files, from_folder
 from ..module_utils.sql_script import ScriptError
@@ -470,7 +468,7 @@ def backend_of(params):
     context = Context(
         params["set_name"], params["database"], params["owner"],
         Placeholders(params["placeholders"], params["secret_placeholders"]),
-        params["run_by"] or f"{getpass.getuser()}@{socket.gethostname()}", VERSION,
+        params["run_by"] or account(), VERSION,
     )
     # Each engine's client takes its time to import.
     if params["engine"] == "clickhouse":

@@ -8,7 +8,7 @@ import yaml
 from ansible_collections.frameworks.database.plugins.filter.schema_plan import schema_plan
 from ansible_collections.frameworks.database.plugins.module_utils import clickhouse, postgres
 from ansible_collections.frameworks.database.plugins.module_utils.schema_drift import carry, changes, readable
-from ansible_collections.frameworks.database.plugins.module_utils.schema_plan import Entry, make_plan
+from ansible_collections.frameworks.database.plugins.module_utils.schema_plan import Entry, account, make_plan
 from ansible_collections.frameworks.database.plugins.module_utils.schema_scan import Placeholders, Scan
 from ansible_collections.frameworks.database.plugins.module_utils.schema_scripts import (
     classify,
@@ -70,6 +70,13 @@ def script(name, checksum="a"):
     return SimpleNamespace(
         name=name, kind=kind, version=version, checksum=checksum, order=version_order(version) if version else ()
     )
+
+
+def test_an_account_without_a_name_has_its_number(monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 45678)
+    assert account().startswith("uid45678@")
 
 
 def test_a_plan_without_seed_and_beyond_a_target():
