@@ -103,8 +103,8 @@ UNION ALL SELECT 'rule ' || quote_ident(w.rulename) || ' on ' || w.ev_class::reg
   FROM pg_rewrite AS w JOIN relations AS r ON r.oid = w.ev_class WHERE w.rulename <> '_RETURN'
 UNION ALL SELECT 'policy ' || quote_ident(y.polname) || ' on ' || y.polrelid::regclass::text, concat_ws(' ',
     CASE WHEN y.polpermissive THEN 'permissive' ELSE 'restrictive' END, 'for', y.polcmd::text, 'to',
-    (SELECT string_agg(CASE role WHEN 0 THEN 'public' ELSE pg_get_userbyid(role)::text END, ', ' ORDER BY role)
-      FROM unnest(y.polroles) AS role),
+    (SELECT string_agg(name, ', ' ORDER BY name) FROM (SELECT CASE role WHEN 0 THEN 'public'
+      ELSE pg_get_userbyid(role)::text END AS name FROM unnest(y.polroles) AS role) AS roles),
     'using ' || pg_get_expr(y.polqual, y.polrelid), 'check ' || pg_get_expr(y.polwithcheck, y.polrelid))
   FROM pg_policy AS y JOIN relations AS r ON r.oid = y.polrelid
 UNION ALL SELECT object, 'owner ' || pg_get_userbyid(proowner) || E'\\n' || CASE prokind

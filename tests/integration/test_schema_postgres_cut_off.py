@@ -258,6 +258,15 @@ def test_what_a_restored_dump_says_in_another_way_is_no_drift(made, query):
     assert "changed  constraint c on public.t" in said and "view" not in said
 
 
+def test_roles_that_were_made_in_another_order_are_no_drift(made, query, unique):
+    policy = f"CREATE POLICY p ON t TO {unique}_b, {unique}_a"
+    query(f"CREATE ROLE {unique}_b; CREATE ROLE {unique}_a")
+    made.write(V1__a=f"CREATE TABLE t (n int); {policy}").apply()
+    query(f"DROP POLICY p ON t; DROP ROLE {unique}_b; CREATE ROLE {unique}_b; {policy}")
+    assert not made.apply(state="verified")["changed"]
+    query(f"DROP POLICY p ON t; DROP ROLE {unique}_a, {unique}_b")
+
+
 @pytest.mark.parametrize("statement", ["DISCARD ALL", "SELECT pg_advisory_unlock_all()"])
 def test_a_script_does_not_give_the_lock_back(made, statement):
     made.write(V1__a=f"{FIRST}SELECT 1;\n{statement};")
