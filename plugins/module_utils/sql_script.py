@@ -141,7 +141,12 @@ class Splitter:
         return end
 
     def line_comment(self):
-        """Read a comment that ends before the line does."""
+        """Read a comment that ends before the line does. Raises ScriptError where another tool would stop there."""
+        if _DOWN.match(self.text, self.pos):
+            raise ScriptError(
+                "the way back begins here, and would undo what is above: scripts only go forward, take it out",
+                self.line_at(self.pos),
+            )
         found = self.line_end.search(self.text, self.pos)
         self.pos = found.start() if found else len(self.text)
         return bool(found)
@@ -220,3 +225,5 @@ class Splitter:
 
 
 _COMMENT = re.compile(r"/\*|\*/")
+# What dbmate, goose and sql-migrate have in one file with the way forward.
+_DOWN = re.compile(r"[ \t]*(?:migrate:|\+goose[ \t]+|\+migrate[ \t]+)down\b", re.I)
