@@ -139,8 +139,13 @@ def make_plan(scripts, entries, seed=False, target=None, out_of_order=False):
     """The Plan for `scripts` in their order, where `entries` (script name to Entry) is what the ledger says."""
     plan = Plan()
     limit = _limit(scripts, target)
+    names = {script.name for script in scripts}
+    gone = {
+        version_order(entry.version): name for name, entry in entries.items()
+        if name not in names and entry.version and (entry.status in DONE or entry.completed)
+    }
     done = [script.order for script in scripts if _done(script, entries) and script.kind == "versioned"]
-    highest = max(done, default=())
+    highest = max([*done, *(order for order, name in gone.items() if entries[name].status in DONE)], default=())
     for script in scripts:
         if script.kind == "seed" and not seed:
             continue
@@ -152,8 +157,7 @@ def make_plan(scripts, entries, seed=False, target=None, out_of_order=False):
             # They are written for the newest schema, which is not here yet.
             plan.beyond.append(script.name)
             continue
-        _judge(plan, script, entries.get(script.name), highest if not out_of_order else ())
-    names = {script.name for script in scripts}
+        _judge(plan, script, entries.get(script.name), highest if not out_of_order else (), gone)
     plan.missing = [
         name if entry.status in DONE else f"{name} ({entry.status})"
         for name, entry in entries.items() if name not in names
@@ -174,9 +178,14 @@ def _done(script, entries):
     return script.name in entries and entries[script.name].status in DONE
 
 
-def _judge(plan, script, entry, highest):
+def _judge(plan, script, entry, highest, gone):
     if entry is None:
-        if script.kind == "versioned" and script.order < highest:
+        if script.kind == "versioned" and script.order in gone:
+            plan.conflicts.append(
+                f"{script.name} has the version of {gone[script.order]}, which the ledger has and the set has not any "
+                "more: give it that name again, or a version of its own"
+            )
+        elif script.kind == "versioned" and script.order < highest:
             plan.conflicts.append(
                 f"{script.name} is new, but a later version is applied already: give it a higher version, or set "
                 "out_of_order to true"

@@ -163,6 +163,17 @@ def test_an_older_version_that_comes_late_is_refused_unless_allowed(engine, made
     assert made.apply(out_of_order=True)["applied"] == ["V2__b.sql"]
 
 
+def test_an_applied_script_that_was_renamed_does_not_run_again(engine, made):
+    made.write(V1__a=engine.create("a"), V2__b="INSERT INTO a VALUES (1)").apply()
+    (made.folder / "V2__b.sql").rename(made.folder / "V2.0__better.sql")
+    for allowed in (False, True):
+        said = made.refused(out_of_order=allowed)
+        assert "V2.0__better.sql has the version of V2__b.sql, which" in said
+    (made.folder / "V2.0__better.sql").rename(made.folder / "V1.5__late.sql")
+    assert "V1.5__late.sql is new, but a later version is applied already" in made.refused()
+    assert engine.query("SELECT count(*) FROM a")[0][0] in (1, "1")
+
+
 def test_a_script_that_is_gone_is_named(engine, made):
     made.write(V1__a=engine.create("a"), V2__b=engine.create("b")).apply()
     (made.folder / "V1__a.sql").unlink()
