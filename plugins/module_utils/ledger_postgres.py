@@ -75,7 +75,8 @@ class PostgresLedger:
                 return None
             raise LedgerError(
                 f"The ledger {_HERE} cannot be read, so nothing is known about what is applied: {str(error).strip()}. "
-                "Log in as its owner, or grant SELECT on it"
+                f"Log in as its owner; or GRANT USAGE ON SCHEMA {SCHEMA} TO …; "
+                f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {SCHEMA} TO …"
             ) from None
 
     def create(self):

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -142,6 +143,17 @@ def test_a_ledger_that_cannot_be_made_comes_with_the_remedy_for_its_cause(
     said = made.refused(owner=f"{unique}_o")
     assert says in said and not_says not in said
     postgres.query(f"DROP ROLE {unique}_o")
+
+
+def test_a_second_owner_gets_along_with_what_the_message_says(made, query, unique):
+    made.write(V1__a="SELECT 1").apply()
+    query(f"CREATE ROLE {unique}; GRANT CREATE ON SCHEMA public TO {unique}")
+    made.options.update(set_name="other", owner=unique)
+    made.write(V1__a="CREATE TABLE t (n int)")
+    for grant in re.findall(r"GRANT [^;.]* TO …", made.refused()):
+        query(grant.replace("…", unique))
+    assert made.apply()["applied"] == ["V1__a.sql"]
+    query(f"DROP OWNED BY {unique}; DROP ROLE {unique}")
 
 
 def test_copy_rows(made, query):
