@@ -24,15 +24,19 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         arguments["run_by"] = arguments.get("run_by") or account()
         remote = boolean(arguments.get("remote_src") or False, strict=False)
-        if remote or not (arguments.get("path") or arguments.get("files")) or "bundle" in arguments:
-            result.update(self._module(arguments, task_vars))
-            return result
+        there = remote or not (arguments.get("path") or arguments.get("files")) or "bundle" in arguments
         try:
-            scripts = self._scripts(arguments)
+            if isinstance(arguments.get("target"), float):
+                raise ScriptError(f"target {arguments['target']} is not in quotes: so 1.10 is the number 1.1")
+            scripts = {} if there else self._scripts(arguments)
         except (ScriptError, AnsibleError) as error:
             if arguments.get("state") == "planned":  # never fails; by the engine the role tells results apart
-                return {**result, "problem": str(error), "invocation": {"module_args": {"engine": arguments["engine"]}}}
+                engine = {"module_args": {"engine": arguments.get("engine")}}
+                return {**result, "problem": str(error), "invocation": engine}
             result.update(failed=True, msg=f"Set {arguments.get('set_name', 'default')}: {error}")
+            return result
+        if there:
+            result.update(self._module(arguments, task_vars))
             return result
         # The module gets the scripts in the place of where they are on this machine.
         arguments.pop("path", None)

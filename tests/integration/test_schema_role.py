@@ -156,6 +156,7 @@ def test_long_scripts_are_copied_when_they_are_needed(
         ({"engine": "oracle"}, "value of engine must be one of"),
         ({"pth": "x"}, "pth"),
         ({"path": "nowhere"}, "Could not find"),
+        ({"target": 1.10}, "target 1.1 is not in quotes"),
     ],
 )
 def test_bad_sets_are_named(folder, variables, change, says):
