@@ -111,7 +111,7 @@ class ClickHouseBackend:
         rows = self.client.rows(
             "SELECT name, engine, create_table_query AS definition FROM system.tables "
             f"WHERE database = {quote_string(self.context.database)} AND NOT startsWith(name, '{TABLE}') "
-            "AND NOT startsWith(name, '.inner')"
+            "AND NOT startsWith(name, '.inner') AND NOT startsWith(name, '.tmp.inner')"  # rows of views, old and new
         )
         kinds, rows = {**_KINDS, "function": "function"}, [*rows, *self._all_functions()]
         return {f"{kinds.get(row['engine'], 'table')} {row['name']}": row["definition"] for row in rows}

@@ -505,6 +505,13 @@ def test_a_statement_that_is_written_otherwise_is_no_drift(clickhouse, clickhous
     assert any(line.split() == ["+", "`by_hand`", "UInt8"] for line in lines), lines
 
 
+def test_what_a_refreshable_view_fills_just_now_is_no_drift(clickhouse, clickhouse_database, tmp_path):
+    made = ScriptSet(tmp_path, engine="clickhouse", database=clickhouse_database, **clickhouse.login())
+    made.write(V1__a="CREATE TABLE a (n UInt8) ENGINE = Memory").apply()
+    clickhouse.query("CREATE TABLE `.tmp.inner_id.0-1` (n UInt8) ENGINE = Memory", database=clickhouse_database)
+    assert not made.apply(state="verified")["changed"]
+
+
 @pytest.mark.usefixtures("clickhouse")
 def test_a_clickhouse_user_without_rights_is_told(tmp_path):
     from support.clickhouse import ClickHouseServer
