@@ -53,7 +53,10 @@ def look(backend, scripts, options):
                        for script in scripts if script.name in outcome.adopted)
     outcome.lock_holder = backend.lock.holder()
     _plan(backend, scripts, entries, options, outcome)
-    outcome.changed = bool(outcome.pending or outcome.adopted or outcome.repaired)
+    if options.accept_drift and outcome.ledger:
+        with contextlib.suppress(Refused):  # what was not recorded is taken over without a word
+            outcome.drift = drift(backend, options)
+    outcome.changed = bool(outcome.pending or outcome.adopted or outcome.repaired or outcome.drift)
     return outcome
 
 

@@ -354,9 +354,11 @@ def test_drift_is_named_and_survives_the_next_run(engine, made):
     again = made.refused(state="verified")
     assert "table d" not in again and "public.d" not in again  # the script made it
     assert "dropped  table" in again
+    checked = made.apply(accept_drift=True, check=True)
+    assert checked["changed"] and {change["change"] for change in checked["drift"]} >= {"added", "dropped"}
     assert made.apply(accept_drift=True)["changed"]
     assert not made.apply(state="verified")["changed"]
-    assert not made.apply(accept_drift=True)["changed"]
+    assert not made.apply(accept_drift=True, check=True)["changed"] and not made.apply(accept_drift=True)["changed"]
 
 
 @pytest.mark.parametrize("at_once", [True, False])
