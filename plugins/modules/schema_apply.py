@@ -98,7 +98,7 @@ options:
     type: bool
     default: false
   drift_ignore:
-    description: Objects that the comparison leaves out, with C(*), for example C(table public.events_p*).
+    description: Objects that the comparison leaves out, with C(*). C(* public.events_p*) are tables with all of theirs.
     type: list
     elements: str
     default: []
