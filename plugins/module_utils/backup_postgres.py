@@ -24,11 +24,6 @@ _SESSION = (
     "SET idle_in_transaction_session_timeout = 0; SET timezone = 'UTC'; SET datestyle = 'ISO'; "
     "SET intervalstyle = 'postgres'; SET bytea_output = 'hex'; SET extra_float_digits = 3; SET xmlbinary = 'base64'"
 )
-# Nothing may end a session that waits for a long dump either; not every version has both.
-_STAY = """
-SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
-WHERE name IN ('idle_session_timeout', 'transaction_timeout')
-"""
 # PostgreSQL says the same expression in another way once a dump of it was restored: (ARRAY['a', 'b'])::text[] becomes
 # ARRAY['a'::text, 'b'::text]. So casts, brackets and blanks do not count.
 _CAST = re.compile(
@@ -80,12 +75,7 @@ def query(connection, sql, values=None):
 def settle(connection):
     """Prepare a connection for rows(): its own settings shall not show in the text of rows."""
     query(connection, _SESSION)
-    stay(connection)
-
-
-def stay(connection):
-    """Let a connection live on however long nothing is asked of it."""
-    query(connection, _STAY)
+    postgres.stay(connection)
 
 
 def rows(connection):

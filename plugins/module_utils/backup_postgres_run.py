@@ -114,7 +114,7 @@ class PostgresBackup:
         self.params, self.connection, self.programs = params, connection, programs
         self._connections = [connection]  # to whatever has sessions
         self.dialect = programs.dialect
-        contents.stay(connection)  # it has nothing to do while the programs work
+        postgres.stay(connection)  # it has nothing to do while the programs work
 
     def begin(self, handle):
         """Let the programs hold the lock `handle` too: one that outlives this process still writes."""

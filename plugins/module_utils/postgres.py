@@ -286,6 +286,15 @@ def lock_check(name, pid, column):
     return f"SELECT EXISTS (SELECT {' '.join(_LOCKS.split())} = {lock_key(name)} AND l.pid = {pid}) AS {column}"
 
 
+def stay(connection):
+    """Let a connection live on however long nothing is asked of it, while programs are at work."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings "
+            "WHERE name IN ('idle_session_timeout', 'transaction_timeout')"  # not every version has both
+        )
+
+
 def release_advisory_lock(connection, name):
     """Give the advisory lock `name` back before the connection ends."""
     with connection.cursor() as cursor:

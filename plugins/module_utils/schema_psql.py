@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 
 from .interruptible import interruptible, program
+from .postgres import stay
 from .postgres_programs import environment, password_file
 from .schema_plan import now
 from .schema_scan import ScriptFailed
@@ -48,6 +49,7 @@ def _psql():
 def apply_with_psql(backend, script, scan):
     """Apply a script that check_for_psql() has passed. Raises ScriptFailed."""
     started = now()
+    stay(backend.connection)
     row = backend.context.entry(script, None, "applied", 0, started)
     with interruptible(), tempfile.TemporaryDirectory(prefix="schema_apply_") as folder:
         path = os.path.join(folder, "script.sql")

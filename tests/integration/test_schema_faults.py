@@ -256,6 +256,21 @@ def test_psql_logs_in_as_the_module_does_whatever_the_environment_says(made, que
     assert query("SELECT t FROM a") == [("ü",)]
 
 
+def test_a_run_that_waits_for_psql_is_not_ended_as_idle(made, query, monkeypatch):
+    query(f"ALTER DATABASE {made.options['database']} SET idle_session_timeout = '1h'")
+    write, seen = schema_psql._write_script, []
+
+    def spy(backend, script, path):
+        with backend.connection.cursor() as cursor:
+            cursor.execute("SHOW idle_session_timeout")
+            seen.append(cursor.fetchone())
+        write(backend, script, path)
+
+    monkeypatch.setattr(schema_psql, "_write_script", spy)
+    made.write(V1__a="\\set x 1\nSELECT :x;").apply()
+    assert seen == [("0",)]
+
+
 def test_psql_does_nothing_on_another_server_than_the_runs(made, query, unique, postgres, monkeypatch):
     postgres.query(f"CREATE DATABASE {unique}_x")
     login = schema_psql.environment
