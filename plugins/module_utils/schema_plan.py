@@ -198,6 +198,17 @@ def _judge(plan, script, entry, highest, gone):
             plan.pending.append(Step(script, "changed", entry))
         else:
             plan.conflicts.append(
-                f"{script.name} was changed after it had been applied ({entry.finished_at}): restore the file (SHA-256 "
-                f"{entry.checksum}) and put the change into a new script, or name it in repair to accept its new text"
+                f"{script.name} was changed{_how(script, entry)} after it had been applied ({entry.finished_at}): "
+                f"restore the file (SHA-256 {entry.checksum}) and put the change into a new script, or name it in "
+                "repair to accept its new text"
             )
+
+
+def _how(script, entry):
+    """A hint where a checkout on another system, as by Git on Windows, is all that has changed an applied script."""
+    if script.open is None:
+        return ""
+    with script.open() as stream:
+        text = stream.read().replace(b"\r\n", b"\n")
+    found = (hashlib.sha256(one).hexdigest() for one in (text, text.replace(b"\n", b"\r\n")))
+    return ", in its line ends alone," if entry.checksum in found else ""

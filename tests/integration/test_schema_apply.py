@@ -143,7 +143,9 @@ def test_a_repeatable_is_applied_again_when_its_text_changes(engine, made):
 
 
 def test_an_edited_script_is_refused_until_it_is_accepted_by_name(engine, made):
-    made.write(V1__a=engine.create("a"), V2__b=engine.create("b")).apply()
+    made.write(V1__a=engine.create("a") + ";\n", V2__b=engine.create("b")).apply()
+    made.write(V1__a=engine.create("a") + ";\r\n")
+    assert "V1__a.sql was changed, in its line ends alone, after" in made.refused()
     made.write(V1__a=engine.create("a") + "; -- more", V3__c=engine.create("c"))
     said = made.refused()
     assert "V1__a.sql was changed after it had been applied" in said and "repair" in said

@@ -68,7 +68,8 @@ def script(name, checksum="a"):
     """Something that looks like a Script."""
     kind, version = classify(name)
     return SimpleNamespace(
-        name=name, kind=kind, version=version, checksum=checksum, order=version_order(version) if version else ()
+        name=name, kind=kind, version=version, checksum=checksum, order=version_order(version) if version else (),
+        open=None,
     )
 
 
