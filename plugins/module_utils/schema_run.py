@@ -221,6 +221,9 @@ def drift(backend, options):
     if recorded is None:
         raise Refused("no schema has been recorded in this database yet: apply the set first")
     if backend.ledger.position() != recorded_at:
+        holder = backend.lock.holder()
+        if holder:
+            raise Refused(f"{holder} is applying scripts just now: compare again when that is done")
         raise Refused(
             "the last run ended before it could record the schema, so there is nothing to compare with: apply the set "
             "again"

@@ -467,6 +467,29 @@ def test_waiting_ends_and_names_the_holder(engine, made):
     assert "tester" in said or engine.login["login_user"] in said
 
 
+def test_a_comparison_during_a_run_says_who_is_at_work(engine, made):
+    made.write(V1__a=engine.create("a")).apply()
+    made.write(V2__b=engine.create("b"), V3__c=engine.create("c"))
+    backend = ClickHouseBackend if engine.name == "clickhouse" else PostgresBackend
+    reading, writing = os.pipe()
+
+    def gated():
+        apply = backend.apply
+        backend.apply = lambda self, step, scan: (
+            os.read(reading, 1) if step.script.name == "V3__c.sql" else None, apply(self, step, scan)
+        )
+        return made.apply()
+
+    first = begin_in_child(gated)
+    wait_for(lambda: ("V2__b.sql", "applied") in engine.ledger(), "the first run is behind V2")
+    said = made.refused(state="verified")
+    os.write(writing, b"on")
+    os.close(writing)
+    os.close(reading)
+    assert first()["applied"] == ["V2__b.sql", "V3__c.sql"]
+    assert "is applying scripts just now" in said and ("tester" in said or engine.login["login_user"] in said)
+
+
 def test_a_function_that_another_database_has_recorded_is_no_drift(clickhouse, clickhouse_database, unique, tmp_path):
     """ClickHouse's functions belong to the whole server."""
     other, function = f"{unique}_other", f"{unique}_plus"
