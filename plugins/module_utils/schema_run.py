@@ -15,6 +15,10 @@ from .schema_scan import Scan
 from .sql_script import ScriptError
 
 KEEP_ALL = 16 << 20  # bytes of split scripts that are kept in memory
+_NOTHING_TO_ADOPT = (
+    "baseline marks scripts as applied without running them, but the database is empty: set baseline to false to load "
+    "it"
+)
 
 
 class Options:
@@ -53,6 +57,8 @@ def look(backend, scripts, options):
                        for script in scripts if script.name in outcome.adopted)
     outcome.lock_holder = backend.lock.holder()
     _plan(backend, scripts, entries, options, outcome)
+    if outcome.adopted and _empty(backend.objects()):
+        outcome.conflicts.append(_NOTHING_TO_ADOPT)
     if options.accept_drift and outcome.ledger:
         with contextlib.suppress(Refused):  # what was not recorded is taken over without a word
             outcome.drift = drift(backend, options)
@@ -201,12 +207,13 @@ def _adopted(scripts, options):
     return [step.script for step in plan.pending if step.script.kind in ("baseline", "versioned")]
 
 
+def _empty(objects):
+    return all(name.startswith(("schema ", "extension ", "grants ")) for name in objects)
+
+
 def _adopt(backend, scripts, entries, options, objects, outcome):
-    if not any(not name.startswith(("schema ", "extension ", "grants ")) for name in objects):
-        raise Refused(
-            "baseline marks scripts as applied without running them, but the database is empty: set baseline to false "
-            "to load it"
-        )
+    if _empty(objects):
+        raise Refused(_NOTHING_TO_ADOPT)
     adopted = {
         script.name: backend.context.entry(script, None, "adopted", 0, now()) for script in _adopted(scripts, options)
     }

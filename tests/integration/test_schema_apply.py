@@ -339,6 +339,7 @@ def test_a_baseline_that_is_cut_off_adopts_all_or_nothing(engine, made):
 def test_baseline_is_refused_for_an_empty_database(engine, made):
     made.write(init=engine.create("a"))
     assert "the database is empty" in made.refused(baseline=True)
+    assert "the database is empty" in str(made.apply(baseline=True, check=True)["conflicts"])
 
 
 def test_drift_is_named_and_survives_the_next_run(engine, made):
