@@ -17,7 +17,7 @@ import re
 import secrets
 import time
 
-from .clickhouse import ClickHouseError, ServerError, quote_string
+from .clickhouse import ACCESS_DENIED, ClickHouseError, ServerError, quote_string
 from .schema_clickhouse_state import HEAD, created, differs, state
 from .schema_plan import Refused, now
 from .schema_scan import ScriptFailed
@@ -35,6 +35,7 @@ _FINISHED, _FAILED = "QueryFinish", "ExceptionWhileProcessing"  # in system.quer
 _BEGUN = {"QueryStart", _FINISHED, _FAILED}
 _MARK = "-mark"  # the end of the query_id that the log has for a marker
 CLOCK = 3  # seconds by which two looks at the server's start may differ
+_LOOKS = "SELECT ON system.parts, SELECT ON system.mutations, SELECT ON system.processes"
 _LINE = re.compile(r"\(line (\d+), col \d+\)")
 
 
@@ -289,6 +290,8 @@ def _failure(run, error, statement):
     advice = run.backend.place.advice(error)
     if advice:
         remains = advice
+    elif isinstance(error, ServerError) and error.code == ACCESS_DENIED and "ON system." in said:
+        remains = f"To tell later what a statement has done, the user needs {_LOOKS}. {remains}"
     elif isinstance(error, (ServerError, _CutOff)):
         if isinstance(error, _CutOff) or run.half_done(statement):
             remains = (

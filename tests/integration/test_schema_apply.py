@@ -544,8 +544,12 @@ def test_what_a_refreshable_view_fills_just_now_is_no_drift(clickhouse, clickhou
 def test_a_clickhouse_user_without_rights_is_told(tmp_path):
     from support.clickhouse import ClickHouseServer
 
-    reader = user_xml("reader", "r", ["GRANT SELECT ON d.*"])
-    server = ClickHouseServer(users=[reader])
+    own = ["GRANT ALL ON d.*", "GRANT TABLE ENGINE ON *"]
+    system = [f"GRANT SELECT ON system.{name}" for name in ("parts", "mutations", "processes")]
+    server = ClickHouseServer(users=[
+        user_xml("reader", "r", ["GRANT SELECT ON d.*"]), user_xml("own", "pw-own", own),
+        user_xml("enough", "pw-enough", own + system),
+    ])
     try:
         server.start()
         server.query("CREATE DATABASE d")
@@ -556,5 +560,12 @@ def test_a_clickhouse_user_without_rights_is_told(tmp_path):
         assert "needs CREATE TABLE" in made.refused()
         with pytest.raises(clickhouse_module.ServerError):
             clickhouse_module.Client(made.options).execute("SELECT 1 FROM d.schema_ledger")
+        made.write(V1__a="INSERT INTO a VALUES (1);\nINSERT INTO a SELECT throwIf(1)")
+        made.options.update(login_user="own", login_password="pw-own")
+        assert f"needs {', '.join(grant[6:] for grant in system)}" in made.refused()
+        made.options.update(login_user="enough", login_password="pw-enough")
+        assert "line 2 (statement 2 of 2)" in made.refused() and "throwIf" in made.refused()
+        assert made.write(V1__a="INSERT INTO a VALUES (1);\nINSERT INTO a SELECT 2").apply()["applied"] == ["V1__a.sql"]
+        assert not made.apply(state="verified")["changed"]
     finally:
         server.close()
