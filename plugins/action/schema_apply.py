@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ansible.errors import AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
@@ -58,8 +60,15 @@ class ActionModule(ActionBase):
             files = [files] if isinstance(files, str) else files
             found = from_files([self._find_needle("files", name) for name in files])
         else:
-            found = from_folder(self._find_needle("files", arguments["path"]))
+            found = from_folder(self._folder(arguments["path"]))
         return {script.checksum: script for script in found}
+
+    def _folder(self, path):
+        """Where `path` is. Raises ScriptError where a role and the playbook both have it: Ansible takes the role's."""
+        found, beside = self._find_needle("files", path), self._loader.path_dwim(os.path.join("files", path))
+        if os.path.isdir(beside) and not os.path.samefile(found, beside):
+            raise ScriptError(f"the path {path} could be {found} or {beside}: write out the one that is meant")
+        return found
 
     def _with_files(self, arguments, scripts, task_vars):
         """Run the module with the texts that the bundle left out, copied to a folder that only its user can read."""

@@ -157,9 +157,11 @@ def test_long_scripts_are_copied_when_they_are_needed(
         ({"pth": "x"}, "pth"),
         ({"path": "nowhere"}, "Could not find"),
         ({"target": 1.10}, "target 1.1 is not in quotes"),
+        ({"path": "postgresql"}, "the path postgresql could be"),
     ],
 )
 def test_bad_sets_are_named(folder, variables, change, says):
+    (folder / "files/postgresql").mkdir()  # as the role has one
     variables["schema_load_sets"][0].update(change)
     run = run_playbook(folder, role_play("schema_load"), variables)
     assert run.code == 2 and says in run.output, run.output
