@@ -144,6 +144,10 @@ def make_plan(scripts, entries, seed=False, target=None, out_of_order=False):
         version_order(entry.version): name for name, entry in entries.items()
         if name not in names and entry.version and (entry.status in DONE or entry.completed)
     }
+    moved = {
+        entry.checksum: name for name, entry in entries.items()
+        if name not in names and entry.status in DONE and entry.kind != "repeatable"
+    }
     done = [script.order for script in scripts if _done(script, entries) and script.kind == "versioned"]
     highest = max([*done, *(order for order, name in gone.items() if entries[name].status in DONE)], default=())
     for script in scripts:
@@ -157,7 +161,7 @@ def make_plan(scripts, entries, seed=False, target=None, out_of_order=False):
             # They are written for the newest schema, which is not here yet.
             plan.beyond.append(script.name)
             continue
-        _judge(plan, script, entries.get(script.name), highest if not out_of_order else (), gone)
+        _judge(plan, script, entries.get(script.name), highest if not out_of_order else (), gone, moved)
     plan.missing = [
         name if entry.status in DONE else f"{name} ({entry.status})"
         for name, entry in entries.items() if name not in names
@@ -178,7 +182,7 @@ def _done(script, entries):
     return script.name in entries and entries[script.name].status in DONE
 
 
-def _judge(plan, script, entry, highest, gone):
+def _judge(plan, script, entry, highest, gone, moved):
     if entry is None:
         if script.kind == "versioned" and script.order in gone:
             plan.conflicts.append(
@@ -189,6 +193,11 @@ def _judge(plan, script, entry, highest, gone):
             plan.conflicts.append(
                 f"{script.name} is new, but a later version is applied already: give it a higher version, or set "
                 "out_of_order to true"
+            )
+        elif script.kind != "repeatable" and script.checksum in moved:
+            plan.conflicts.append(
+                f"{script.name} is what was applied as {moved[script.checksum]}, which the set has not any more: give "
+                "it that name again"
             )
         plan.pending.append(Step(script, "new", None))
     elif entry.status not in DONE:

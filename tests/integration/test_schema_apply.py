@@ -173,6 +173,9 @@ def test_an_applied_script_that_was_renamed_does_not_run_again(engine, made):
         assert "V2.0__better.sql has the version of V2__b.sql, which" in said
     (made.folder / "V2.0__better.sql").rename(made.folder / "V1.5__late.sql")
     assert "V1.5__late.sql is new, but a later version is applied already" in made.refused()
+    for before, after in (("V1.5__late.sql", "V3__later.sql"), ("V3__later.sql", "init.sql")):
+        (made.folder / before).rename(made.folder / after)
+        assert f"{after} is what was applied as V2__b.sql" in made.refused()
     assert engine.query("SELECT count(*) FROM a")[0][0] in (1, "1")
 
 
