@@ -280,3 +280,21 @@ def test_a_clock_that_was_not_set_right_is_refused(waited, found):
     said = text(task["ansible.builtin.assert"]["fail_msg"], __yugabyte_db_waited=waited)
     assert "chrony on db1 has not found the time" in said and "UDP port 123" in said
     assert (waited["stdout_lines"] or ["chronyc waitsync said nothing"])[0] in said
+
+
+@pytest.mark.parametrize(("server", "state", "written", "looks"), [
+    ("master", "active", True, False),
+    ("master", "inactive", False, True),
+    ("tserver", "failed", False, True),
+    ("master", "activating", True, True),  # what kept it from starting was mended by this run
+    ("tserver", "activating", False, False),
+])
+def test_a_server_is_looked_at_again_once_it_was_started(server, state, written, looks):
+    found = {"services": {"master": service(enabled=True), "tserver": service(enabled=True)}}
+    found["services"][server]["state"] = state
+    awaited = named("start", "Note what is waited for")["ansible.builtin.set_fact"]["__yugabyte_db_awaited"]
+    noted = text(awaited, found, __yugabyte_db_written={"changed": written})
+    look = named("validate", "Look at the result")
+    assert evaluate(
+        look["when"], found, __yugabyte_db_all=[{"__yugabyte_db_awaited": noted}, {"__yugabyte_db_pending": []}],
+    ) is looks
