@@ -231,7 +231,7 @@ def disk(path):
     """The file system that holds a directory, or will."""
     here = path
     while not os.path.exists(here):
-        here = os.path.dirname(here)
+        here = os.path.dirname(here) or "/"
     usage = shutil.disk_usage(here)
     best = ("", "", "")
     for line in content("/proc/self/mounts").splitlines():

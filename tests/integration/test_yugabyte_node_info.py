@@ -32,7 +32,8 @@ def look(cluster, number=1, **more):
 
 def test_a_bare_host_is_no_mistake(tmp_path):
     found = run_module("yugabyte_node_info", {
-        "address": "nowhere.invalid", "install_dir": str(tmp_path / "opt"), "data_dirs": [str(tmp_path / "a/b")],
+        "address": "nowhere.invalid", "install_dir": str(tmp_path / "opt"),
+        "data_dirs": [str(tmp_path / "a/b"), "no/path"],  # which the preflight refuses, once it hears of it
         "files": [str(tmp_path / "f")], "directories": [str(tmp_path / "d")], "sysctls": ["vm.swappiness", "no.such"],
         "ports": [1], "certificate": str(tmp_path / "c.crt"), "user": "nobody-at-all",
         "flag_files": {"master": str(tmp_path / "m")}, "upgrade_record": str(tmp_path / "u"),
