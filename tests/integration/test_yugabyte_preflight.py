@@ -149,6 +149,21 @@ CASES = {
         beside={"n2": {"found": {"clock": {"synchronised": False, "offset": [9.0, 9.2]}}}},
     ),
     "taken out and emptied": Case(found={"files": {str(NOWHERE / "etc/taken-out"): "0"}}),
+    # -- its variables -----------------------------------------------------------------------------------------------
+    "words for lists": Case(
+        "yugabyte_db_data_dirs of words-for-lists is /data, which has to be a list: [/data].",
+        "yugabyte_db_client_networks of words-for-lists is 10.0.0.0/8, which", "yugabyte_db_hba of", "[db.example]",
+        yugabyte_db_data_dirs="/data", yugabyte_db_client_networks="10.0.0.0/8", yugabyte_db_hba="local all all trust",
+        yugabyte_db_certificate_names="db.example",
+    ),
+    "no path": Case(
+        "data in yugabyte_db_data_dirs of no-path has to be an absolute path", "/my data in", "/a,/b in",
+        yugabyte_db_data_dirs=["data", "/my data", "/a,/b", "/data"],
+    ),
+    "no network": Case(
+        "10.0.0.1 in yugabyte_db_client_networks of no-network is no network in CIDR notation", "app1.example/32 in",
+        yugabyte_db_client_networks=["10.0.0.0/8", "2001:db8::/32", "10.0.0.1", "app1.example/32"],
+    ),
     # -- the machine -------------------------------------------------------------------------------------------------
     "another system": Case(
         "runs Fedora 43 on x86_64", "almalinux-8", "(yugabyte_db_architecture, yugabyte_db_systems)",
