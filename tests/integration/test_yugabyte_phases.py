@@ -61,6 +61,10 @@ def test_the_authority_and_a_nodes_key_are_made_unseen(variables, tmp_path):
     again = run_playbook(tmp_path, play("probe", "certificates"), variables, "-vvv", "--diff")
     shows_nothing(again)
     assert again.count("changed") == 0
+    other = {**variables, "yugabyte_db_ca_passphrase": f"{MARK}-another"}
+    (tmp_path / "pki/ca.crt").unlink()
+    assert run_playbook(tmp_path, play("probe", "certificates"), other).code == 2
+    assert (tmp_path / "pki/ca.key").read_text() == key
 
 
 @pytest.fixture
