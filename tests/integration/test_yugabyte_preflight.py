@@ -58,7 +58,12 @@ class Authority:
         builder = x509.CertificateBuilder().subject_name(name).issuer_name(self.name).public_key(public_key)
         builder = builder.serial_number(x509.random_serial_number()).not_valid_before(TODAY - datetime.timedelta(1))
         builder = builder.not_valid_after(TODAY + datetime.timedelta(days))
-        builder = builder.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        for extension, critical in (
+            (x509.BasicConstraints(ca=authority, path_length=None), True),
+            (x509.SubjectKeyIdentifier.from_public_key(public_key), False),
+            (x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False),
+        ):
+            builder = builder.add_extension(extension, critical=critical)
         if names:
             alternative = x509.SubjectAlternativeName([x509.DNSName(one) for one in names])
             builder = builder.add_extension(alternative, critical=False)
@@ -345,8 +350,14 @@ def certificates(folder):
     below = Authority(folder, "below", parent=ours)
     both = {"yugabyte_db_ca_cert": write(folder / "both.crt", ours.pem + next_one.pem)}
     mine, other = ours.node("mine", "of-another-key"), ours.node("other", "of-another-key")
-    (folder / "pki").mkdir()
-    write(folder / "pki/ca.crt", ending.pem)
+    for name, one in (("pki", ending), ("ours", ours), ("twins", twin)):
+        (folder / name).mkdir()
+        write(folder / name / "ca.crt", one.pem)
+    signed = {**FORMED, "flags": {"tserver": {
+        "fs_data_dirs": str(NOWHERE / "data"), "use_node_to_node_encryption": "true",
+    }}, "files": {str(NOWHERE / "etc/certs/ca.crt"): "0"}, "certificate": {
+        "pem": Path(mine["yugabyte_db_node_cert"]).read_text(), "key_fits": True,
+    }}
     cases = {
         "own": Case(**ours.node("own", "own")),
         "own by one between": Case(**{
@@ -381,6 +392,18 @@ def certificates(folder):
         "an authority near its end": Case(
             "/pki/ca.crt ends on", "make a new authority first", yugabyte_db_pki_dir=str(folder / "pki"),
         ),
+        "the same authority": Case(found=signed, yugabyte_db_pki_dir=str(folder / "ours")),
+        "one authority after another": Case(
+            "after-another has its certificate from another authority than", "/twins/ca.crt, and", "ca.key back to",
+            "-e yugabyte_db_restart_at_once=true", found=signed, yugabyte_db_pki_dir=str(folder / "twins"),
+        ),
+        "an authority left elsewhere": Case(
+            "left-elsewhere has its certificate from another authority than", "/none/ca.crt, which is not there, and",
+            found=signed, yugabyte_db_pki_dir=str(folder / "none"),
+        ),
+        "a new authority at once": Case(
+            found=signed, yugabyte_db_pki_dir=str(folder / "none"), yugabyte_db_restart_at_once=True,
+        ),
     }
     for case in cases.values():
         case.variables["yugabyte_db_tls"] = True
@@ -395,7 +418,8 @@ def slug(name):
 CERTIFICATES = [
     "own", "own by one between", "own while one takes over", "of another name", "near its end", "of another key",
     "of another authority", "of an authority near its end", "a file that is missing", "no files and no authority",
-    "an authority near its end",
+    "an authority near its end", "the same authority", "one authority after another", "an authority left elsewhere",
+    "a new authority at once",
 ]
 
 
