@@ -62,6 +62,11 @@ def test_the_authority_and_a_nodes_key_are_made_unseen(variables, tmp_path):
     shows_nothing(again)
     assert again.count("changed") == 0
     other = {**variables, "yugabyte_db_ca_passphrase": f"{MARK}-another"}
+    refused = run_playbook(
+        tmp_path, play("probe", "certificates"), {**other, "yugabyte_db_certificate_renew": True}, "-vvv", "--diff",
+    )
+    assert refused.code == 2 and "yugabyte_db_ca_passphrase has to be the one that opens" in refused.output
+    assert MARK not in refused.output
     (tmp_path / "pki/ca.crt").unlink()
     assert run_playbook(tmp_path, play("probe", "certificates"), other).code == 2
     assert (tmp_path / "pki/ca.key").read_text() == key
