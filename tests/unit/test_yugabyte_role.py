@@ -123,6 +123,27 @@ def test_a_running_server_is_told_what_differs_and_what_it_knows():
     assert untold("of before")["tserver"] == []  # it is restarted anyway
 
 
+@pytest.mark.parametrize(("flag", "value", "more", "stale"), [
+    ("ysql_enable_auth", "true", {}, []),
+    ("ysql_enable_auth", "false", {}, ["tserver"]),
+    ("ysql_enable_auth", "false", {"yugabyte_db_tserver_flags": {"ysql_enable_auth": False}}, []),
+    ("allow_insecure_connections", "true", {}, []),  # which is the vendor's own value, and without TLS not the role's
+    ("allow_insecure_connections", "true", {"yugabyte_db_tls": True}, ["tserver"]),
+    ("logbufsecs", "30", {"yugabyte_db_tserver_flags": {"logbufsecs": 5}}, []),  # it is told
+])
+def test_a_server_that_was_started_with_its_doors_open_is_restarted(flag, value, more, stale):
+    right = configuration(**more)
+
+    def services(**flags):
+        return {"services": {
+            "master": service(configuration=right["master"]),
+            "tserver": service(configuration=right["tserver"], flags=flags),
+        }}
+
+    assert evaluate("__yugabyte_db_stale", services(), **more) == []
+    assert evaluate("__yugabyte_db_stale", services(**{flag: value}), **more) == stale
+
+
 @pytest.mark.parametrize(("data", "joins"), [
     ({"master": "absent", "tserver": "absent"}, "false"),
     ({"master": "unformed", "tserver": "absent"}, "false"),
