@@ -319,3 +319,19 @@ def test_a_server_is_looked_at_again_once_it_was_started(server, state, written,
     assert evaluate(
         look["when"], found, __yugabyte_db_all=[{"__yugabyte_db_awaited": noted}, {"__yugabyte_db_pending": []}],
     ) is looks
+
+
+@pytest.mark.parametrize(("file", "name"), [
+    ("start", "Start the master"), ("start", "Start the tablet server"),
+    ("exchange_master", "Start the new master"), ("replace", "Start the new tablet server"),
+])
+def test_a_check_starts_nothing_that_was_not_installed(file, name):
+    """Which would fail: systemd does not know it."""
+    conditions = named(file, name)["when"]
+    bare = {"master": service(state="inactive", pid=0, present=False), "tserver": service(
+        state="inactive", pid=0, present=False)}
+    passed = {check: all(evaluate(
+        one, {"services": bare}, ansible_check_mode=check, yugabyte_db_new="db1", __yugabyte_db_join=True,
+        __yugabyte_db_to_start=["master", "tserver"],
+    ) for one in conditions) for check in (False, True)}
+    assert passed == {False: True, True: False}
