@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,13 +88,20 @@ CONTROLLER = Controller()
 atexit.register(CONTROLLER.close)
 
 
+def _write(path, text):
+    """Write a file in one piece: another run, of a test that has two at once, may be reading it."""
+    part = path.with_name(f".{path.name}.{threading.get_ident()}")
+    part.write_text(text)
+    part.replace(path)
+
+
 def write_playbook(folder, play, variables=None):
     """Write the inventory of the one host with `variables`, and `play` where it is a dictionary. Their paths."""
     inventory, playbook = folder / "hosts.json", play
-    inventory.write_text(json.dumps({"all": {"hosts": {"test": {**HOST, **(variables or {})}}}}))
+    _write(inventory, json.dumps({"all": {"hosts": {"test": {**HOST, **(variables or {})}}}}))
     if isinstance(play, dict):
         playbook = folder / "play.yml"
-        playbook.write_text(yaml.safe_dump([play], allow_unicode=True))
+        _write(playbook, yaml.safe_dump([play], allow_unicode=True))
     return inventory, playbook
 
 
