@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 PASSWORD, ADMIN_PASSWORD = "frameworks_dev$%@:'\" й", "pass of the admin"
-PLAY = role_play("clickhouse_db")
+PLAY, DESTROY = role_play("clickhouse_db"), role_play("clickhouse_db", "destroy")
 OURS = "/opt/frameworks/clickhouse /etc/clickhouse-server /var/lib/clickhouse /var/log/clickhouse-server"
 FORGET = f"rm -rf {OURS} /etc/supervisor/conf.d/clickhouse-server.conf; userdel clickhouse || true"
 
@@ -233,30 +233,27 @@ def test_what_stands_in_the_way_is_said_before_anything_is_written(bare, engine)
     bare.run("sh", "-c", "pkill -f [h]ttp.server; rm -r /etc/clickhouse-server")
 
 
-def test_two_runs_at_once_make_one_server(bare, engine):
+def test_destroy_leaves_the_data_of_others(bare, engine):
+    bare.run("sh", "-c", "mkdir -p /var/lib/clickhouse && echo precious >/var/lib/clickhouse/of-another")
+    bare.playbook(DESTROY, {**engine, "clickhouse_db_destroy": True}).ok()
+    assert bare.run("cat", "/var/lib/clickhouse/of-another").stdout == "precious\n"
+    bare.run("rm", "-r", "/var/lib/clickhouse")
+
+
+def test_two_runs_at_once_make_one_server_and_destroy_takes_all_of_it_when_asked(bare, engine):
     with ThreadPoolExecutor() as pool:
         runs = [pool.submit(bare.playbook, PLAY, engine) for _each in range(2)]
     assert [run.result().code for run in runs] == [0, 0], [run.result().output for run in runs]
     assert bare.playbook(PLAY, engine).ok().count("changed") == 0
-    assert bare.query("SELECT 1") == "1\n"
-    bare.playbook(role_play("clickhouse_db", "destroy"), {**engine, "clickhouse_db_destroy": True}).ok()
 
-
-def test_destroy_takes_everything_and_only_when_asked(bare, engine):
-    destroy, wanted = role_play("clickhouse_db", "destroy"), {**engine, "clickhouse_db_destroy": True}
-    bare.run("sh", "-c", "mkdir -p /var/lib/clickhouse && echo precious >/var/lib/clickhouse/of-another")
-    bare.playbook(destroy, wanted).ok()
-    assert bare.run("cat", "/var/lib/clickhouse/of-another").stdout == "precious\n"
-    bare.run("rm", "-r", "/var/lib/clickhouse")
-
-    bare.playbook(PLAY, engine).ok()
-    run = bare.playbook(destroy, engine)
+    run = bare.playbook(DESTROY, engine)
     assert run.code and "clickhouse_db_destroy" in run.output
     assert bare.query("SELECT 1") == "1\n"
-    bare.playbook(destroy, wanted).ok()
+    wanted = {**engine, "clickhouse_db_destroy": True}
+    bare.playbook(DESTROY, wanted).ok()
     assert bare.server() is None and bare.listing() == ""
     assert bare.run("id", "clickhouse", check=False).returncode
-    assert bare.playbook(destroy, wanted).ok().count("changed") == 0
+    assert bare.playbook(DESTROY, wanted).ok().count("changed") == 0
 
 
 def test_an_account_of_somebody_else_stays_as_it_is(bare, engine):
@@ -264,6 +261,6 @@ def test_an_account_of_somebody_else_stays_as_it_is(bare, engine):
     before = bare.run("getent", "passwd", "clickhouse").stdout
     run = bare.playbook(PLAY, engine, "--check").ok()
     assert re.search(r" : Account\] \*+\nskipping: ", run.output), run.output
-    bare.playbook(role_play("clickhouse_db", "destroy"), {**engine, "clickhouse_db_destroy": True}).ok()
+    bare.playbook(DESTROY, {**engine, "clickhouse_db_destroy": True}).ok()
     assert bare.run("getent", "passwd", "clickhouse").stdout == before
     bare.run("userdel", "clickhouse")
