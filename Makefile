@@ -47,7 +47,7 @@ unit: $(VENV)/.development ## no servers
 	pytest -n 2 tests/unit
 
 integration: $(VENV)/.development $(VENV)/.packages ## real PostgreSQL and ClickHouse on free ports
-	pytest -n 4 --dist loadfile --no-loadscope-reorder tests/integration
+	pytest -n 3 --dist loadfile --no-loadscope-reorder tests/integration
 
 molecule: $(VENV)/.development $(VENV)/.packages ## the scenarios on containers, where podman can run
 	tools/molecule
