@@ -180,10 +180,10 @@ class Access:
             self.users, self.databases, self.server, self._check_role, self.login_db
         )
         self._new_databases = {change.name.partition(" ")[2] for change in creations}
-        for name in dict.fromkeys(grant["database"] for grant in self.grants):
-            alterations += self._plan_whole(name)
-        inside = []
         granting = {grant["database"] for grant in self.grants if grant["state"] == "present"}
+        for name in dict.fromkeys(grant["database"] for grant in self.grants):
+            alterations += self._plan_whole(name, name in granting)
+        inside = []
         for name in self._databases_with_grants():
             if name not in {*self.inside, *self._new_databases, *granting}:
                 continue  # nothing can be revoked in it
@@ -273,12 +273,11 @@ class Access:
             )
         return False
 
-    def _plan_whole(self, name):
-        """The changes to the privileges on a database itself."""
+    def _plan_whole(self, name, granting):
+        """The changes to the privileges on a database itself; granting: whether some are to be given."""
         grants = [(index, grant) for index, grant in enumerate(self.grants) if grant["database"] == name]
         current = self.server["databases"].get(name)
         declared = next((database for database in self.databases if database["name"] == name), None)
-        granting = any(grant["state"] == "present" for _index, grant in grants)
         if current is None and (declared is None or declared["state"] == "absent") and not granting:
             return []
         owner = (declared or {}).get("owner") or (current["owner"] if current else self.server["user"])

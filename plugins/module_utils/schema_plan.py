@@ -140,16 +140,16 @@ def make_plan(scripts, entries, seed=False, target=None, out_of_order=False):
     plan = Plan()
     limit = _limit(scripts, target)
     names = {script.name for script in scripts}
+    absent = {name: entry for name, entry in entries.items() if name not in names}
     gone = {
-        version_order(entry.version): name for name, entry in entries.items()
-        if name not in names and entry.version and (entry.status in DONE or entry.completed)
+        version_order(entry.version): name for name, entry in absent.items()
+        if entry.version and (entry.status in DONE or entry.completed)
     }
     moved = {
-        entry.checksum: name for name, entry in entries.items()
-        if name not in names and entry.status in DONE and entry.kind != "repeatable"
+        entry.checksum: name for name, entry in absent.items() if entry.status in DONE and entry.kind != "repeatable"
     }
     done = [script.order for script in scripts if _done(script, entries) and script.kind == "versioned"]
-    highest = max([*done, *(order for order, name in gone.items() if entries[name].status in DONE)], default=())
+    highest = max([*done, *(order for order, name in gone.items() if absent[name].status in DONE)], default=())
     for script in scripts:
         if script.kind == "seed" and not seed:
             continue
@@ -163,8 +163,7 @@ def make_plan(scripts, entries, seed=False, target=None, out_of_order=False):
             continue
         _judge(plan, script, entries.get(script.name), highest if not out_of_order else (), gone, moved)
     plan.missing = [
-        name if entry.status in DONE else f"{name} ({entry.status})"
-        for name, entry in entries.items() if name not in names
+        name if entry.status in DONE else f"{name} ({entry.status})" for name, entry in absent.items()
     ]
     return plan
 

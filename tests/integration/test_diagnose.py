@@ -1,5 +1,6 @@
 """database_diagnose and its playbook: they name what is wrong, never fail for it, and tell no secrets."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -111,19 +112,26 @@ def test_what_cannot_be_looked_at_hides_nothing_else(tmp_path):
         assert known in "".join(found(result, area, one) for one in states)
 
 
+@contextlib.contextmanager
+def waits(server, waiter, query, release):
+    """While a thread's query waits for a lock, which `release()` gives back at the end."""
+    thread = threading.Thread(target=lambda: waiter.cursor().execute(query))
+    thread.start()
+    try:
+        wait_for(lambda: server.query("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"), "it waits")
+        yield
+    finally:
+        release()
+        thread.join()
+        waiter.close()
+
+
 def test_who_waits_for_whom_is_named(postgres, postgres_database):
     postgres.query("CREATE TABLE t (n int); INSERT INTO t VALUES (1)", database=postgres_database)
     holder, waiter = (postgres.connect(postgres_database) for _number in range(2))
     holder.cursor().execute("BEGIN; LOCK TABLE t")
-    thread = threading.Thread(target=lambda: waiter.cursor().execute("SELECT 'a secret' FROM t"))
-    thread.start()
-    try:
-        wait_for(lambda: postgres.query("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"), "it waits")
+    with waits(postgres, waiter, "SELECT 'a secret' FROM t", holder.close):
         result = look(postgres=postgres.login())
-    finally:
-        holder.close()
-        thread.join()
-        waiter.close()
     text = found(result, "postgresql", "warning")
     assert f"waits for 0 s for a lock that {holder_pid(text)} has" in text
     assert f"pg_terminate_backend({holder_pid(text)})" in text and "a secret" not in text
@@ -136,14 +144,8 @@ def test_a_prepared_transaction_has_no_process_to_be_ended():
         server.query("CREATE TABLE t (n int)")
         holder, waiter = server.connect(), server.connect()
         holder.cursor().execute("BEGIN; LOCK TABLE t; PREPARE TRANSACTION 'forgotten'")
-        thread = threading.Thread(target=lambda: waiter.cursor().execute("SELECT n FROM t"))
-        thread.start()
-        try:
-            wait_for(lambda: server.query("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"), "it waits")
+        with waits(server, waiter, "SELECT n FROM t", lambda: holder.cursor().execute("ROLLBACK PREPARED 'forgotten'")):
             result = look(postgres=server.login())
-        finally:
-            holder.cursor().execute("ROLLBACK PREPARED 'forgotten'")
-            thread.join()
     finally:
         server.close()
     said = found(result, "postgresql", "warning")
@@ -221,15 +223,12 @@ def make_certificate(path, days):
 
 
 @pytest.mark.parametrize("days, state", [(-1, "problem"), (3, "problem"), (20, "warning"), (90, "ok")])
-def test_certificates_are_seen_to_expire(tmp_path, days, state):
+def test_certificates_are_seen_to_expire(tmp_path, monkeypatch, days, state):
     make_certificate(tmp_path / "a.crt", max(days, 1))
     real = time.time
-    try:
-        if days < 0:
-            diagnose.time.time = lambda: real() + 3 * 86400
-        assert "a.crt" in found(look(certificates=[str(tmp_path / "*.crt")]), "certificate", state)
-    finally:
-        diagnose.time.time = real
+    if days < 0:
+        monkeypatch.setattr(diagnose.time, "time", lambda: real() + 3 * 86400)
+    assert "a.crt" in found(look(certificates=[str(tmp_path / "*.crt")]), "certificate", state)
 
 
 def test_a_certificate_that_is_not_valid_yet_is_a_problem(tmp_path, monkeypatch):
