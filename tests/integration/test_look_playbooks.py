@@ -97,6 +97,17 @@ def test_schemas_are_compared_without_the_hosts_that_cannot_be_reached(play, pos
     assert "a.by_hand" in run.output and "No schema was compared" not in run.output
 
 
+@pytest.mark.parametrize("options", [(), ("--tags", "validate")])
+def test_schemas_are_compared_where_the_application_cannot_log_in(play, postgres, ysql, tmp_path, options):
+    """The application has one host, and its failure is no reason not to tell of the drift."""
+    play.load()
+    postgres.query("ALTER TABLE a ADD COLUMN by_hand int", database=ysql)
+    run = play("verify", *options, app1={"verify_settings_path": str(tmp_path / "none.env")})
+    assert run.code == 2 and run.count("failed") == (1 if options else 2) and run.count("changed") == 0
+    assert "On app1 the application does not find what it needs" in words(run) and "none.env" in run.output
+    assert ("a.by_hand" in run.output) == (not options)
+
+
 def test_schemas_are_compared_through_the_node_that_was_named(play):
     play.load()
     run = play("verify", "-l", "db3", "--check").ok()
