@@ -109,7 +109,8 @@ UNION ALL SELECT 'policy ' || quote_ident(y.polname) || ' on ' || y.polrelid::re
   FROM pg_policy AS y JOIN relations AS r ON r.oid = y.polrelid
 UNION ALL SELECT object, 'owner ' || pg_get_userbyid(proowner) || E'\\n' || CASE prokind
     WHEN 'a' THEN pg_get_function_result(oid) || (SELECT concat_ws(' ', ' by', aggtransfn, 'on',
-      format_type(aggtranstype, NULL), 'from', agginitval, 'then', nullif(aggfinalfn, 0))
+      format_type(aggtranstype, NULL), 'from', agginitval, 'then',
+      CASE WHEN aggfinalfn <> 0 THEN aggfinalfn::regproc::text END)
       FROM pg_aggregate WHERE aggfnoid = routines.oid) ELSE pg_get_functiondef(oid) END FROM routines
 UNION ALL SELECT object, concat_ws(E'\\n', 'owner ' || pg_get_userbyid(typowner), CASE typtype
     WHEN 'e' THEN 'enum ' || (SELECT string_agg(quote_literal(enumlabel), ', ' ORDER BY enumsortorder) FROM pg_enum

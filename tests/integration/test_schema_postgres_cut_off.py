@@ -267,6 +267,16 @@ def test_roles_that_were_made_in_another_order_are_no_drift(made, query, unique)
     query(f"DROP POLICY p ON t; DROP ROLE {unique}_a, {unique}_b")
 
 
+def test_an_aggregate_that_was_restored_is_no_drift(made, query):
+    final = "CREATE FUNCTION f(int) RETURNS int LANGUAGE sql AS 'SELECT $1'"
+    aggregate = "CREATE AGGREGATE a (int) (SFUNC = int4pl, STYPE = int, FINALFUNC = f)"
+    made.write(V1__a=f"{final}; {aggregate}").apply()
+    query(f"DROP FUNCTION f CASCADE; {final}; {aggregate}")
+    assert not made.apply(state="verified")["changed"]
+    query(f"DROP AGGREGATE a (int); {aggregate.replace('FINALFUNC = f', 'FINALFUNC = int4um')}")
+    assert "changed  aggregate public.a(integer)" in made.refused(state="verified")
+
+
 @pytest.mark.parametrize("statement", ["DISCARD ALL", "SELECT pg_advisory_unlock_all()"])
 def test_a_script_does_not_give_the_lock_back(made, statement):
     made.write(V1__a=f"{FIRST}SELECT 1;\n{statement};")
