@@ -143,12 +143,32 @@ _CONSTANT = r"(?:E?'(?:[^'\\]|''|\\.)*'|NULL)::[\w ]+(?:\(\d+\))?"
 _CAST_ARRAY = re.compile(rf"\(ARRAY\[({_CONSTANT}(?:, {_CONSTANT})*)\]\)::([\w ]+)\[\]")
 
 
+# Within a query a value is named after the type that the text casts it to; where the server did, it has no name.
+_ALIAS = re.compile(
+    r"::([\w.\" ]+?)((?:\([\d,]+\))?)((?: with(?:out)? time zone)?(?:\[\])*) AS (\"(?:[^\"]|\"\")+\"|\w+)"
+)
+_TYPE_NAMES = {  # where the server's own are others than those of SQL
+    "bigint": "int8", "bit varying": "varbit", "boolean": "bool", "character": "bpchar", "character varying": "varchar",
+    "double precision": "float8", "integer": "int4", "real": "float4", "smallint": "int2",
+}
+
+
 def as_restored(definition):
-    """`definition` as PostgreSQL says it once a dump was restored: ARRAY['a'::varchar]::text[] is what it casts piece
-    by piece then."""
-    return _CAST_ARRAY.sub(
+    """`definition` so that it is the same before a dump and once that was restored.
+
+    ARRAY['a'::varchar]::text[] is what PostgreSQL casts piece by piece then, and the 'x' of EXISTS (SELECT 'x') is
+    'x'::text AS text.
+    """
+    pieces = _CAST_ARRAY.sub(
         lambda found: "ARRAY[" + re.sub(_CONSTANT, rf"(\g<0>)::{found.group(2)}", found.group(1)) + "]", definition
     )
+    return _ALIAS.sub(_without_type_as_name, pieces)
+
+
+def _without_type_as_name(found):
+    name, precision, rest, alias = found.groups()
+    own = _TYPE_NAMES.get(name, name.rpartition(".")[2].strip('"')) + ("tz" if rest.startswith(" with time") else "")
+    return f"::{name}{precision}{rest}" if alias.strip('"') == own else found.group()
 
 
 def postgres_objects(connection):

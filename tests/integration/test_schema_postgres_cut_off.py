@@ -267,6 +267,19 @@ def test_roles_that_were_made_in_another_order_are_no_drift(made, query, unique)
     query(f"DROP POLICY p ON t; DROP ROLE {unique}_a, {unique}_b")
 
 
+@pytest.mark.parametrize("select", [
+    "SELECT * FROM (SELECT 'a' AS s, NULL::timestamptz AS at UNION SELECT 'b', NULL) AS w",
+    "WITH w(k, n, c) AS (SELECT 'x'::\"char\", 1.5::float8, ''::varchar UNION SELECT 'y', '2', 'z') SELECT * FROM w",
+    "SELECT 1 AS one WHERE EXISTS (SELECT 'x')",
+])
+def test_a_value_that_a_restore_names_after_its_type_is_no_drift(made, query, select):
+    made.write(V1__a=f"CREATE VIEW v AS {select}").apply()
+    ((before,),) = query("SELECT pg_get_viewdef('v'::regclass)")
+    query(f"CREATE OR REPLACE VIEW v AS {before}")
+    assert query("SELECT pg_get_viewdef('v'::regclass)") != [(before,)]
+    assert not made.apply(state="verified")["changed"]
+
+
 def test_an_aggregate_that_was_restored_is_no_drift(made, query):
     final = "CREATE FUNCTION f(int) RETURNS int LANGUAGE sql AS 'SELECT $1'"
     aggregate = "CREATE AGGREGATE a (int) (SFUNC = int4pl, STYPE = int, FINALFUNC = f)"
