@@ -198,4 +198,5 @@ def _read(connection, query, values=None):
             cursor.execute(query, values)
             return {name: definition or "" for name, definition in cursor.fetchall()}
         finally:
-            cursor.execute("ROLLBACK")
+            if not connection.closed:
+                cursor.execute("ROLLBACK")

@@ -5,8 +5,8 @@ import signal
 import threading
 
 import pytest
+from ansible_collections.frameworks.database.plugins.module_utils import drift_postgres, schema_postgres, schema_psql
 from ansible_collections.frameworks.database.plugins.module_utils import postgres as postgres_module
-from ansible_collections.frameworks.database.plugins.module_utils import schema_postgres, schema_psql
 from support.ports import wait_for
 from support.scripts import begin_in_child, in_child
 
@@ -288,6 +288,12 @@ def test_an_aggregate_that_was_restored_is_no_drift(made, query):
     assert not made.apply(state="verified")["changed"]
     query(f"DROP AGGREGATE a (int); {aggregate.replace('FINALFUNC = f', 'FINALFUNC = int4um')}")
     assert "changed  aggregate public.a(integer)" in made.refused(state="verified")
+
+
+def test_a_server_that_ends_while_the_schema_is_read_has_its_say(made, monkeypatch):
+    made.write(V1__a="CREATE TABLE t (n int)").apply()
+    monkeypatch.setattr(drift_postgres, "_OURS", "SELECT pg_terminate_backend(pg_backend_pid())")
+    assert "terminating connection" in made.refused(state="verified")
 
 
 @pytest.mark.parametrize("statement", ["DISCARD ALL", "SELECT pg_advisory_unlock_all()"])
