@@ -1,10 +1,7 @@
 """The role application_settings, run as an operator runs it."""
 
-import os
-import pwd
 import stat
 import subprocess
-import tempfile
 
 import pytest
 import yaml
@@ -41,13 +38,18 @@ def test_written_once_and_for_the_owner_alone(tmp_path, settings):
     assert run_playbook(tmp_path, role_play("application_settings"), settings).ok().count("changed") == 0
 
 
-def test_below_home_under_an_awkward_name(tmp_path, settings):
-    with tempfile.TemporaryDirectory(prefix=".it's `my` ", dir=pwd.getpwuid(os.geteuid()).pw_dir) as folder:
-        settings["application_settings_path"] = f"~/{os.path.basename(folder)}/own.env"
-        assert run_playbook(tmp_path, role_play("application_settings"), settings).ok().count("changed") == 1
-        assert os.path.exists(f"{folder}/own.env")
-        second = run_playbook(tmp_path, role_play("application_settings"), settings).ok()
-        assert "Write the settings file" not in second.output
+def test_below_home_under_an_awkward_name(tmp_path, settings, monkeypatch):
+    """That of HOME, which in a container may not be the account's."""
+    home = tmp_path / "it's `my` home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    settings["application_settings_path"] = "~/its/own.env"
+    assert run_playbook(tmp_path, role_play("application_settings"), settings).ok().count("changed") == 2
+    assert (home / "its/own.env").exists()
+    second = run_playbook(tmp_path, role_play("application_settings"), settings).ok()
+    assert "Write the settings file" not in second.output
+    assert run_playbook(tmp_path, role_play("application_settings", "destroy"), settings).ok().count("changed") == 1
+    assert not (home / "its/own.env").exists()
 
 
 @pytest.mark.parametrize("damage", ["mode", "content"])
