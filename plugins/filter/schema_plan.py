@@ -40,9 +40,14 @@ _value:
 HEAD = ("HOST", "SET", "SCRIPT", "KIND", "STATE", "STATEMENTS")
 
 
+def _set(result):
+    """The name of the set, which the loop has registered by the name of its variable; empty where it is about none."""
+    return result.get(result.get("ansible_loop_var", "item"), "")
+
+
 def _rows(host, result):
     """The table's rows for one set."""
-    where = (host, result.get("item", ""))
+    where = (host, _set(result))
     if result.get("problem") or result.get("unasked"):
         yield (*where, "", "", "unreachable" if result.get("unasked") else "problem", "")
         return
@@ -62,7 +67,7 @@ def _rows(host, result):
 
 def _notes(host, result):
     """Sentences about one set."""
-    name = f"{host}, {result['item']}" if result.get("item") else host
+    name = f"{host}, {_set(result)}" if _set(result) else host
     for reason in ("problem", "unasked"):
         if result.get(reason):
             yield f"{name}: {result[reason]}"

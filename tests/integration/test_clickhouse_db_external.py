@@ -90,7 +90,10 @@ def test_a_server_that_has_yet_to_read_the_admins_new_password_is_waited_for(dou
         "clickhouse_db_http_port": double.login()["login_port"], "clickhouse_db_admin_password": ADMIN_PASSWORD,
         "__clickhouse_db_server_probe": {"stdout": json.dumps(FOUND)},
     }
-    written = [{"item": f"/etc/clickhouse-server/{name}/frameworks.xml", "changed": True} for name in ("users.d", "x")]
+    written = [
+        {"__clickhouse_db_item": f"/etc/clickhouse-server/{name}/frameworks.xml", "changed": True}
+        for name in ("users.d", "x")
+    ]
     for results, waits in ((written, True), (written[1:], False)):
         double.late = 2
         run = run_playbook(tmp_path, play, {**variables, "__clickhouse_db_written": {"results": results}}, "-vvv")

@@ -75,6 +75,22 @@ def test_task_files_are_short(role):
     assert not {name: length for name, length in lengths.items() if length >= 100}
 
 
+def loops(tasks):
+    """The tasks with a loop among `tasks` and those of their blocks."""
+    for task in tasks:
+        yield from [task] if "loop" in task else []
+        for part in ("block", "rescue", "always"):
+            yield from loops(task.get(part, []))
+
+
+@ROLE
+def test_loops_have_a_variable_of_the_role_s_own(role):
+    """What a play that loops over the role gives it of its `item` is worked out in there, with the `item` there."""
+    found = [task for path in role.glob("tasks/**/*.yml") for task in loops(load(path))]
+    names = {task["name"]: task.get("loop_control", {}).get("loop_var", "item") for task in found}
+    assert not {task: name for task, name in names.items() if not name.startswith(f"__{role.name}_")}
+
+
 @ROLE
 def test_the_readme_is_that_of_the_specs(role):
     spec = importlib.util.spec_from_file_location("role_readmes", ROOT / "tools/role_readmes.py")

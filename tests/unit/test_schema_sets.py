@@ -160,7 +160,10 @@ def test_the_table_of_the_plan():
     lines = schema_plan(
         {
             "db": [{"item": "one", "pending": [step], "lock_holder": "somebody"}, {"item": "two"}, {"skipped": True}],
-            "ch": [{"item": "three", "unasked": "nothing listens"}, {"item": "four", "conflicts": ["V1 was changed"]}],
+            "ch": [
+                {"name": "three", "ansible_loop_var": "name", "unasked": "nothing listens"},
+                {"item": "four", "conflicts": ["V1 was changed"]},
+            ],
         }
     )
     assert [line.split() for line in lines[1:4]] == [
