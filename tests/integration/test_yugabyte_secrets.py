@@ -256,12 +256,13 @@ def test_with_everything_set_operations_go_to_their_hosts(environment, playbook)
     assert (run.count("failed"), run.count("unreachable") > 0) == (0, True), run.output
 
 
-def test_operations_want_to_know_the_environment(environment):
+@pytest.mark.parametrize("playbook", ["rolling_restart.yml", "clickhouse_upgrade.yml"])
+def test_operations_want_to_know_the_environment(environment, playbook):
     other = environment.folder.parent / "prod"
     shutil.copytree(ROOT / "inventories/prod", other)
-    run = environment.run("rolling_restart.yml", "-i", other)
+    run = environment.run(playbook, "-i", other)
     assert run.code
-    assert "Name the environment with -l" in " ".join(run.output.split())
+    assert "Name the environment with -l, for example -l prod: without it" in " ".join(run.output.split())
     assert run.count("unreachable") == 0
 
 
