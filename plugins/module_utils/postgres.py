@@ -58,7 +58,7 @@ _CAUSES = (
     ("database", "not currently accepting connections", "ALTER DATABASE … ALLOW_CONNECTIONS true, or leave it out"),
     ("database", "invalid database", "a DROP DATABASE of it was cut off: drop it (state: absent and drop_data: true)"),
     ("user", "role \"", "{user} must exist: check login_user"),
-    ("database", "database \"", "check login_db"),
+    ("database", "database \"", "{database}"),
     ("busy", "the database system is", "wait until the server has started, then run again"),
     ("busy", "too many clients", "wait or raise max_connections, then run again"),
     ("busy", "remaining connection slots", "wait or raise max_connections, then run again"),
@@ -148,7 +148,8 @@ def _connection_failed(params, database, said):
     where = "login_unix_socket and login_port" if params.get("login_unix_socket") else "login_host and login_port"
     reason, remedy = next((reason, remedy) for reason, sign, remedy in _CAUSES if sign in said)
     user = params["login_user"]
-    remedy = remedy.format(user=f"login_user ({user})", where=where)
+    missing = "check login_db" if database == params["login_db"] else "create it first, or check its name"
+    remedy = remedy.format(user=f"login_user ({user})", where=where, database=missing)
     said = " ".join(said.split())
     return ConnectionFailed(
         f"Cannot log in to {server_address(params)} as {user} (database {database}): "

@@ -58,6 +58,7 @@ def test_a_server_that_has_vanished_is_noticed(postgres):
 @pytest.mark.parametrize(
     "overrides, reason, said",
     [
+        ({"database": "shop"}, "database", "database shop.*: create it first, or check its name"),
         ({"login_password": "wrong"}, "password", "check login_user \\(postgres\\) and login_password"),
         ({"login_password": None}, "password", "set login_password"),
         ({"login_user": "nobody here", "login_password": "x"}, "password", "as nobody here"),
@@ -71,7 +72,7 @@ def test_a_server_that_has_vanished_is_noticed(postgres):
 )
 def test_a_failed_login_names_cause_and_remedy(postgres, overrides, reason, said):
     with pytest.raises(module.ConnectionFailed, match=said) as caught:
-        module.connect(params(postgres, **overrides))
+        module.connect(params(postgres, **overrides), overrides.get("database"))
     assert caught.value.reason == reason
     assert "Traceback" not in str(caught.value) and "?." not in str(caught.value)
     assert postgres.password not in str(caught.value)
