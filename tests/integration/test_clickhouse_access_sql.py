@@ -10,6 +10,7 @@ import yaml
 from ansible_collections.frameworks.database.plugins.modules import clickhouse_access
 from support.clickhouse_double import AccessDouble
 from support.modules import ModuleFailed, run_module
+from support.playbooks import ROOT
 
 PASSWORD = "pass of the test"
 D = {"database": "d"}
@@ -455,3 +456,15 @@ def test_the_examples_work(double, example):
     finally:
         for name in databases:
             double.engine.query(f"DROP DATABASE IF EXISTS {name} SYNC")
+
+
+def test_the_users_and_limits_of_the_page_on_clickhouse_work(double):
+    page = (ROOT / "docs/clickhouse.md").read_text().split("## Users and limits")[1].split("```yaml")[1].split("```")[0]
+    defaults = yaml.safe_load((ROOT / "roles/clickhouse_db/defaults/main.yml").read_text())
+    text = page.replace('"{{ clickhouse_db_privileges }}"', json.dumps(defaults["clickhouse_db_privileges"]))
+    declared = yaml.safe_load(re.sub(r"\{\{ (\w+) \}\}", r"the \1", text))
+    options = {name.removeprefix("clickhouse_db_"): items for name, items in declared.items()}
+    try:
+        assert settled(double, databases=[{"name": "frameworks"}], **options)
+    finally:
+        double.engine.query("DROP DATABASE IF EXISTS frameworks SYNC")
