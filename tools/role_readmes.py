@@ -59,6 +59,8 @@ def readme(role):
         lines += [f"{title}." if entry == "main" else f"## Entry point `{entry}`: {title}", ""]
         description = spec.get("description", [])
         lines += [sentences(part) for part in ([description] if isinstance(description, str) else description)] + [""]
+        if "examples" in spec:
+            lines += ["```yaml", spec["examples"].rstrip(), "```", ""]
         if spec.get("options"):
             lines += ["| variable | type | default | what it is |", "| --- | --- | --- | --- |"]
             lines += [*rows(spec["options"]), ""]

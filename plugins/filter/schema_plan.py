@@ -25,6 +25,17 @@ options:
 """
 
 EXAMPLES = r"""
+- name: Look at what is pending
+  frameworks.database.schema_apply:
+    set_name: "{{ item }}"
+    engine: postgresql
+    database: shop
+    path: "files/{{ item }}"
+    state: planned
+    login_unix_socket: /var/run/postgresql
+  loop: [shop]
+  register: looked
+
 - name: Print it
   ansible.builtin.debug:
     msg: "{{ {inventory_hostname: looked.results} | frameworks.database.schema_plan }}"

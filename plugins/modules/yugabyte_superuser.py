@@ -43,12 +43,20 @@ notes:
 """
 
 EXAMPLES = r"""
+- name: Read the node
+  frameworks.database.yugabyte_node_info:
+    address: 10.0.0.1
+    install_dir: /opt/yugabyte
+    data_dirs: [/data/yugabyte]
+    superuser_password: "{{ yugabyte_db_superuser_password }}"
+  register: node_info
+
 - name: Replace the built-in password
   frameworks.database.yugabyte_superuser:
     password: "{{ yugabyte_db_superuser_password }}"
     socket: "{{ node_info.node.ysql.socket }}"
     bin_dir: /opt/yugabyte/yugabyte-2025.2.8.0/bin
-  when: node_info.node.ysql.superuser != 'current'
+  when: node_info.node.ysql.superuser in ['builtin', 'other']
 """
 
 RETURN = r"""
