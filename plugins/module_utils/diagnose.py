@@ -23,6 +23,13 @@ ENGINES = ("postgresql", "yugabytedb", "clickhouse")
 NAME_TODO = "correct the name, or let DNS or /etc/hosts have it"
 _TAIL = 256 << 10  # bytes of a log that are looked at
 _SEVERE = re.compile(r"\b(ERROR|FATAL|PANIC)\b|<(Error|Fatal|Critical)>|^[EF]\d{4} ")
+# What the collection's own looks leave in the log of a server that is well: connection_verify tries a wrong password,
+# and then what an application must not read; a set's first run looks for its ledger.
+_REFUSED = re.compile(r"password authentication failed|AUTHENTICATION_FAILED")
+_LOOKED = re.compile(
+    r"permission denied for \w+ pg_authid|SELECT\S* ON system\.users\b"
+    r"|relation \"schema_ledger\.\w+\" does not exist|Unknown table \w+ identifier '[^']*\.schema_ledger'"
+)
 # Statements get into logs when they fail, and with them what they were to set.
 _WORD = r"(?i)\b(\w*(?:passw(?:or)?d|passphrase|secret|token|api_?key)\w*|identified\b.*?\bby)\b"
 _TEXT = r"(?:E?'(?:[^'\\]|''|\\.)*'?|(\$\w*\$).*?(?:\3|$)"
@@ -194,6 +201,19 @@ def clock(report, controller):
     report.add("clock", state, found + kept, "" if state == "ok" else "start a time service, chrony for one")
 
 
+def _without_own(lines):
+    """The lines without those of the collection's own looks, each with the refused login just before it."""
+    kept, before = [], ""
+    for line in lines:
+        looked = _LOOKED.search(line)
+        if not looked:
+            kept.append(line)
+        elif _REFUSED.search(before):
+            kept.pop()
+        before = line
+    return kept
+
+
 def logs(report, patterns, units):
     """The last severe lines of systemd's journal and of each shell pattern's newest file, of a day at most."""
     texts = {}
@@ -211,7 +231,7 @@ def logs(report, patterns, units):
         texts["the journal"] = output(
             "journalctl", "--no-pager", "--since=-24h", "--lines=500", "--output=short-iso", *words) or ""
     for name, text in texts.items():
-        severe = [line for line in text.splitlines() if _SEVERE.search(line)]
+        severe = _without_own([line for line in text.splitlines() if _SEVERE.search(line)])
         if not severe:
             report.add("log", "ok", f"{name} has no errors at its end")
             continue

@@ -5,7 +5,7 @@ from ansible_collections.frameworks.database.plugins.filter.dotenv import dotenv
 from ansible_collections.frameworks.database.plugins.filter.postgres_url import postgres_url
 from support.clickhouse import ClickHouseServer, user_xml
 from support.modules import ModuleFailed, run_module
-from support.ports import free_port
+from support.ports import free_port, wait_for
 from support.postgres import PostgresServer
 
 PASSWORD = "p' w$@:%/é"  # whatever breaks a URL, a header or a shell
@@ -69,6 +69,16 @@ def verify(path, **expected):
 def failed(result):
     """What failed, as (server, check)."""
     return [(item["server"], item["check"]) for item in result["checks"] if not item["ok"]]
+
+
+def test_what_is_refused_to_it_is_no_error_in_the_next_diagnosis(settings_file, postgres, tmp_path):
+    begun, log = postgres.log.stat().st_size, tmp_path / "server.log"
+    verify(settings_file())
+    wait_for(lambda: b"pg_authid" in postgres.log.read_bytes()[begun:], "the log has what was refused")
+    log.write_bytes(postgres.log.read_bytes()[begun:])
+    assert "password authentication failed" in log.read_text()
+    [found] = run_module("database_diagnose", {"logs": [str(log)]})["findings"]
+    assert (found["area"], found["state"]) == ("log", "ok"), found
 
 
 def test_all_is_well(settings_file):

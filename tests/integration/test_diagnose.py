@@ -199,6 +199,20 @@ def test_errors_at_the_end_of_logs_are_shown_without_secrets(tmp_path):
     assert "password authentication failed for user" in text
 
 
+@pytest.mark.parametrize("refused, looked", [
+    ('FATAL: password authentication failed for user "app"', ["ERROR: permission denied for table pg_authid"]),
+    ("<Error> DynamicQueryHandler: Code: 516. app: Authentication failed. (AUTHENTICATION_FAILED), Stack trace", [
+        f"<Error> {part}: Code: 497. it's necessary to have the grant SELECT(name) ON system.users. (ACCESS_DENIED)"
+        for part in ("executeQuery", "DynamicQueryHandler")
+    ]),
+], ids=["postgresql", "clickhouse"])
+def test_only_the_refusals_of_a_verification_are_left_out(tmp_path, refused, looked):
+    log = [refused, refused, *looked, "ERROR: broken", *looked, refused]
+    (tmp_path / "a.log").write_text("".join(f"{line}\n" for line in log))
+    [one] = look(logs=[str(tmp_path / "a.log")])["findings"]
+    assert one["details"] == [refused, "ERROR: broken", refused]
+
+
 def test_statements_in_the_log_of_clickhouse_are_not_shown(tmp_path):
     said = "<Error> executeQuery: Code: 60. Unknown table (from 127.0.0.1:1)"
     (tmp_path / "a.log").write_text(f"{said} (in query: SELECT 'geheim'), Stack trace\n")
