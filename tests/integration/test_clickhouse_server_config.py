@@ -255,6 +255,23 @@ def test_another_authority_or_certificate_needs_a_restart_of_what_reads_it_at_it
     assert renewed["configuration"]["keeper"] != first["configuration"]["keeper"]
 
 
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1", "2001:DB8::1", "2001:db8:0:0:0:0:0:1", "A1.Example"])
+def test_a_certificate_is_good_however_its_names_are_written(tmp_path, address):
+    """The server's address is in the list and is resolved; nothing may make a new certificate in each run."""
+    names = ["DNS:a1", "DNS:localhost", "IP:127.0.0.1", "IP:192.0.2.1"]
+    names += [] if "." in address and address != "A1.Example" else [f"{'IP' if ':' in address else 'DNS'}:{address}"]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout",
+         tmp_path / "ca.key", "-out", tmp_path / "ca.crt", "-days", "90", "-subj", "/CN=x", "-addext",
+         f"subjectAltName={','.join(names)}"], check=True, capture_output=True,
+    )
+    found = {"certificate": {"pem": (tmp_path / "ca.crt").read_text(), "key_fits": True}}
+    for name, more, due in (("same", [], False), ("more", ["other"], True)):
+        (tmp_path / name).mkdir()
+        variables = {"clickhouse_db_pki_dir": str(tmp_path), "clickhouse_db_certificate_names": [address, *more]}
+        assert work_out(tmp_path / name, ["certificate_due"], variables, found=found)["certificate_due"] is due
+
+
 def test_what_waits_for_its_turn_to_be_upgraded_is_not_taken_for_upgraded(tmp_path):
     """A host that restarts while it waits runs the old release, whatever its service's environment says."""
     def on(name, installed, running=("keeper", "server"), configuration=None):
