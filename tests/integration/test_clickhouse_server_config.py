@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 from support.clickhouse import ClickHouseServer, library
-from support.clickhouse_config import ROLE, work_out
+from support.clickhouse_config import FOUND, HOSTS, ROLE, work_out
 
 STAND_IN = Path(__file__).parents[2] / "molecule/clickhouse_stand_in/release"
 LOCAL = """
@@ -173,6 +173,22 @@ def test_ports_tls_and_keepers_are_what_was_declared(place):
     assert keeper.findtext("keeper_server/raft_configuration/secure") == "true"
     servers = keeper.findall("keeper_server/raft_configuration/server")
     assert [server.findtext("id") for server in servers] == ["1", "2", "3"]
+
+
+def test_addresses_of_ipv6_are_told_from_their_ports(place, tmp_path):
+    """Keeper and its clients put the port behind what they are given; the cluster's hosts are held apart from it."""
+    hosts = {**HOSTS, "a1": {**HOSTS["a1"], "clickhouse_db_address": "2001:db8::1"}}
+    found = {"system": {**FOUND["system"], "ipv6": False}}
+    result = work_out(tmp_path, ["texts", "url"], place.variables, hosts, found=found)
+    assert result["url"] == "https://[2001:db8::1]:8443"
+    cluster = ElementTree.fromstring(result["texts"][f"{place.etc}/config.d/frameworks-cluster.xml"])
+    assert cluster.findtext("zookeeper/node/host") == "[2001:db8::1]"
+    assert cluster.findtext("remote_servers/fw/shard/replica/host") == "2001:db8::1"
+    keeper = ElementTree.fromstring(result["texts"]["/etc/clickhouse-keeper/frameworks.xml"]).find("keeper_server")
+    assert keeper.findtext("raft_configuration/server/hostname") == "[2001:db8::1]"
+    assert keeper.findtext("enable_ipv6") == "false"
+    keeper = ElementTree.fromstring(place.result["texts"]["/etc/clickhouse-keeper/frameworks.xml"])
+    assert keeper.find("keeper_server/enable_ipv6") is None
 
 
 def test_logs_in_tables_end(place, engine):

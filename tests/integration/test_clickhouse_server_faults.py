@@ -104,7 +104,7 @@ def test_variables_that_do_not_fit(tmp_path, says):
     assert any(says in fault for fault in found), found
 
 
-SYSTEM = {"name": "Debian", "machine": "x86_64", "uid": 0, "systemd": True, "packages": "deb"}
+SYSTEM = {"name": "Debian", "machine": "x86_64", "uid": 0, "systemd": True, "packages": "deb", "ipv6": True}
 MACHINES = {
     "The role needs root": {"system": {**SYSTEM, "uid": 1000}},
     "archive needs systemd, which does not run on this host": {"system": {**SYSTEM, "systemd": False}},

@@ -11,7 +11,7 @@ from support.playbooks import HOST, run_playbook
 
 ROLE = Path(__file__).parents[2] / "roles/clickhouse_db"
 FOUND = {
-    "system": {"name": "Debian", "machine": "x86_64", "uid": 0, "systemd": True, "packages": "deb"},
+    "system": {"name": "Debian", "machine": "x86_64", "uid": 0, "systemd": True, "packages": "deb", "ipv6": True},
     "files": {}, "directories": {}, "packages": {}, "services": {}, "ports": {},
     "certificate": None, "addresses": {"resolved": ["192.0.2.1"], "foreign": [], "error": None}, "link": None,
     "macros": {}, "data": False, "account": True, "held": [],

@@ -63,6 +63,7 @@ def system():
     return {
         "name": release.get("PRETTY_NAME", ""), "machine": platform.machine(), "uid": os.geteuid(),
         "systemd": os.path.isdir("/run/systemd/system"), "packages": {"apt-get": "deb"}.get(manager, manager and "rpm"),
+        "ipv6": os.path.exists("/proc/net/if_inet6"),
     }
 
 
@@ -159,8 +160,9 @@ def addresses(name):
 def ensemble(path, directory):
     """A Keeper by its files: members as {id: host name}, whether it waits to be taken in, whether it has data."""
     text = content(path)
+    members = re.findall(r"<server>\s*<id>(\d+)</id>\s*<hostname>([^<]*)</hostname>", text)
     return {
-        "members": dict(re.findall(r"<server>\s*<id>(\d+)</id>\s*<hostname>([^<]*)</hostname>", text)),
+        "members": {number: name.strip("[]") for number, name in members},
         "joining": "<start_as_follower>true</start_as_follower>" in text,
         "data": any(files for _folder, _folders, files in os.walk(directory)),
     }
