@@ -38,6 +38,7 @@ _SECRETS = (
     re.compile(_WORD + r"(\s+)" + _TEXT + ")"),
 )
 _QUERY = re.compile(r" \(in query: .*")
+_CERTIFICATE = re.compile(r"-----BEGIN (\w+ )?CERTIFICATE-----.*?-----END \1?CERTIFICATE-----", re.S)
 _URL_SECRET = re.compile(r"(://[^:/@\s]*:)\S+@")
 
 
@@ -89,12 +90,12 @@ def masked(text):
     return _URL_SECRET.sub(r"\1***@", text)
 
 
-def output(*words):
-    """What a command prints, or None where there is no such command or it takes more than 10 s."""
+def output(*words, given=""):
+    """What a command that is `given` a text prints, None where there is no such command or it takes more than 10 s."""
     try:
         return subprocess.run(
             words, capture_output=True, text=True, errors="replace", check=False, timeout=10,
-            stdin=subprocess.DEVNULL, env={"PATH": f"{os.defpath}:/usr/sbin:/sbin", "LC_ALL": "C"},
+            input=given, env={"PATH": f"{os.defpath}:/usr/sbin:/sbin", "LC_ALL": "C"},
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -240,23 +241,35 @@ def logs(report, patterns, units):
 
 
 def certificates(report, patterns):
-    """From when on, and how long, the certificates in PEM files are valid."""
-    for path in sorted({path for pattern in patterns for path in glob.glob(pattern)}):
-        said = output("openssl", "x509", "-noout", "-dates", "-in", path) or ""
-        found = re.findall(r"not(?:Before|After)=(.*) GMT", said)
+    """From when on, and how long, the certificates in PEM files are valid, each one of a chain."""
+
+    def look(path):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            found = [block.group() for block in _CERTIFICATE.finditer(file.read())]
         if not found:
-            report.add("certificate", "unknown", f"{path}: openssl is missing here or does not read it")
-            continue
-        begin, end = (datetime.datetime.strptime(date, "%b %d %H:%M:%S %Y") for date in found)
-        now = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=time.time())
-        if now < begin:
-            todo = "correct the clock, or renew it"
-            report.add("certificate", "problem", f"{path} is valid from {begin} UTC on", todo)
-            continue
-        days = (end - now).total_seconds() / 86400
-        state = "problem" if days < 7 else "warning" if days < 30 else "ok"
-        when = f"expires in {days:.0f} days" if days > 0 else f"has expired {-days:.0f} days ago"
-        report.add("certificate", state, f"{path} {when}, on {end:%Y-%m-%d}", "" if state == "ok" else "renew it")
+            report.add("certificate", "unknown", f"{path} has no certificate in PEM")
+        for number, pem in enumerate(found, 1):
+            _certificate(report, path if len(found) == 1 else f"{path}, {number} of {len(found)}", pem)
+
+    report.each("certificate", sorted({path for pattern in patterns for path in glob.glob(pattern)}), look)
+
+
+def _certificate(report, name, pem):
+    said = output("openssl", "x509", "-noout", "-dates", "-subject", given=pem) or ""
+    dates = re.findall(r"not(?:Before|After)=(.*) GMT", said)
+    if not dates:
+        report.add("certificate", "unknown", f"{name}: openssl is missing here or does not read it")
+        return
+    begin, end = (datetime.datetime.strptime(date, "%b %d %H:%M:%S %Y") for date in dates)
+    now = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=time.time())
+    what = f"{name} ({said.partition('subject=')[2].splitlines()[0].strip()})"
+    if now < begin:
+        report.add("certificate", "problem", f"{what} is valid from {begin} UTC on", "correct the clock, or renew it")
+        return
+    days = (end - now).total_seconds() / 86400
+    state = "problem" if days < 7 else "warning" if days < 30 else "ok"
+    when = f"expires in {days:.0f} days" if days > 0 else f"has expired {-days:.0f} days ago"
+    report.add("certificate", state, f"{what} {when}, on {end:%Y-%m-%d}", "" if state == "ok" else "renew it")
 
 
 def backups(report, folders, hours):

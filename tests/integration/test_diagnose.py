@@ -230,10 +230,10 @@ def test_a_secret_is_masked_to_its_end_and_no_further(text):
     assert "***" in said and "ge" not in said and "heim" not in said and said.endswith("VALID")
 
 
-def make_certificate(path, days):
+def make_certificate(path, days, name="a"):
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj",
-         "/CN=a", "-keyout", "/dev/null", "-out", str(path), "-days", str(days)], check=True, capture_output=True)
+         f"/CN={name}", "-keyout", "/dev/null", "-out", str(path), "-days", str(days)], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("days, state", [(-1, "problem"), (3, "problem"), (20, "warning"), (90, "ok")])
@@ -243,6 +243,20 @@ def test_certificates_are_seen_to_expire(tmp_path, monkeypatch, days, state):
     if days < 0:
         monkeypatch.setattr(diagnose.time, "time", lambda: real() + 3 * 86400)
     assert "a.crt" in found(look(certificates=[str(tmp_path / "*.crt")]), "certificate", state)
+
+
+def test_each_certificate_of_a_chain_is_seen_to_expire(tmp_path):
+    """The host's own is good for long, and nobody who checks it gets past the one between."""
+    for name, days in (("host", 90), ("between", 3), ("root", 20)):
+        make_certificate(tmp_path / name, days, name)
+    chain = tmp_path / "chain.crt"
+    chain.write_text("a word before\n" + "".join((tmp_path / name).read_text() for name in ("host", "between", "root")))
+    (tmp_path / "key.crt").write_text("nothing of the kind")
+    result = look(certificates=[str(tmp_path / "*.crt")])
+    for state, number, name in (("ok", 1, "host"), ("problem", 2, "between"), ("warning", 3, "root")):
+        assert f"chain.crt, {number} of 3 (CN" in found(result, "certificate", state)
+        assert f"{name}) expires in" in found(result, "certificate", state)
+    assert "key.crt has no certificate in PEM" in found(result, "certificate", "unknown")
 
 
 def test_a_certificate_that_is_not_valid_yet_is_a_problem(tmp_path, monkeypatch):
