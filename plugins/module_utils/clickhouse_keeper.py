@@ -57,7 +57,8 @@ def tls_context(params):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if params.get("client_cert"):
-        context.load_cert_chain(params["client_cert"], params.get("client_key"))
+        # Without a password it would ask a terminal for one.
+        context.load_cert_chain(params["client_cert"], params.get("client_key"), password="")
     return context
 
 

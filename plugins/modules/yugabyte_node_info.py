@@ -338,7 +338,8 @@ def certificate(path):
     if not pem:
         return None
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, f"{path[:-4]}.key")
+        # Without a password it would ask a terminal for one.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, f"{path[:-4]}.key", password="")
         fits = True
     except (OSError, ssl.SSLError):
         fits = False

@@ -1,9 +1,15 @@
 """Every mistake in the inventory, and every host that is not fit, is named before anything is touched."""
 
+import json
+import os
+import shlex
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from support.clickhouse_config import CLUSTER, HOSTS, work_out
+from support.clickhouse_config import CLUSTER, FOUND, HOSTS, ROLE, work_out
+from support.playbooks import role_play, run_playbook
 
 
 def faults(folder, variables=None, hosts=None, host="a1", found=None, others=None):
@@ -212,13 +218,14 @@ def test_macros_that_are_the_same_are_no_fault(tmp_path):
 
 @pytest.fixture
 def certificate(tmp_path):
-    """Make a certificate: (path of it, path of its key)."""
-    def make(name, days):
-        path, key = tmp_path / "own.crt", tmp_path / "own.key"
+    """Make a certificate, signed by the one called `issuer` or by itself: the variables for it and its key."""
+    def make(name, days, file="own", issuer=None):
+        path, key = tmp_path / f"{file}.crt", tmp_path / f"{file}.key"
+        signer = ["-CA", tmp_path / f"{issuer}.crt", "-CAkey", tmp_path / f"{issuer}.key"] if issuer else []
         subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout",
-             key, "-out", path, "-days", str(days), "-subj", "/CN=x", "-addext", f"subjectAltName=DNS:{name}"],
-            check=True, capture_output=True,
+             key, "-out", path, "-days", str(days), "-subj", f"/CN={file}", "-addext", f"subjectAltName=DNS:{name}",
+             *signer], check=True, capture_output=True,
         )
         return {
             "clickhouse_db_server_ca": str(path), "clickhouse_db_server_cert": str(path),
@@ -228,15 +235,80 @@ def certificate(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("name, days, says", [
-    ("a1", 90, None),
-    ("other", 90, "is a certificate for other, not for a1: clients and the other hosts would refuse it"),
-    ("a1", 5, "within 30 days: get a new one"),
+@pytest.mark.parametrize("host, name, days, says", [
+    ("a1", "a1", 90, None),
+    ("a1", "other", 90, "is a certificate for other, not for a1: clients and the other hosts would refuse it"),
+    ("a1", "a1", 5, "within 30 days: get a new one"),
+    ("A1.prod.example", "*.prod.example", 90, None),
+    ("a1.b.prod.example", "*.prod.example", 90, "is a certificate for *.prod.example, not for a1.b.prod.example"),
 ])
-def test_certificates_of_ones_own(tmp_path, certificate, name, days, says):
+def test_certificates_of_ones_own(tmp_path, certificate, host, name, days, says):
     (tmp_path / "play").mkdir()
-    found = faults(tmp_path / "play", certificate(name, days))
+    hosts = {**HOSTS, "a1": {**HOSTS["a1"], "clickhouse_db_address": host}}
+    found = faults(tmp_path / "play", certificate(name, days), hosts)
     assert found == [] if says is None else any(says in fault for fault in found), found
+
+
+ENCRYPT = ["pkey", "-aes256", "-passout", "pass:secret"]
+
+
+def rewrite(key, command):
+    """Put what the openssl command makes of a key in its place."""
+    done = subprocess.run(["openssl", *command], input=Path(key).read_bytes(), check=True, capture_output=True)
+    Path(key).write_bytes(done.stdout)
+
+
+@pytest.mark.parametrize("command, says", [
+    (ENCRYPT, "is encrypted, and a server that starts has nobody to ask"),
+    (["ecparam", "-name", "prime256v1", "-genkey", "-noout"], "is another certificate's key"),
+    (["pkey", "-pubout"], "has no private key in PEM"),
+])
+def test_a_key_with_which_no_server_would_start(tmp_path, certificate, command, says):
+    variables = certificate("a1", 90)
+    rewrite(variables["clickhouse_db_server_key"], command)
+    (tmp_path / "play").mkdir()
+    [found] = faults(tmp_path / "play", variables)
+    assert f"own.key (clickhouse_db_server_key) {says}" in found
+
+
+@pytest.mark.parametrize("look", [
+    f"import runpy; found = runpy.run_path({str(ROLE / 'files/server_probe.py')!r})['certificate'](*sys.argv[1:])",
+    "from ansible_collections.frameworks.database.plugins.modules import yugabyte_node_info as module; "
+    "found = module.certificate(sys.argv[1])",
+])
+def test_a_key_with_a_passphrase_on_the_host_is_a_wrong_one_and_nobody_is_asked(tmp_path, certificate, look):
+    """With a terminal, as sudo may want one, the run would have waited for an answer for ever."""
+    files = certificate("a1", 90)
+    paths = [files["clickhouse_db_server_cert"], files["clickhouse_db_server_key"]]
+    rewrite(paths[1], ENCRYPT)
+    command = [sys.executable, "-c", f"import sys; {look}; print(found['key_fits'])", *paths]
+    done = subprocess.run(
+        ["script", "--quiet", "--command", shlex.join(command), "/dev/null"], stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=True, timeout=60, env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+    )
+    assert done.stdout.split() == ["False"]
+
+
+@pytest.mark.parametrize("between, sent, says", [
+    (90, True, None),
+    (90, False, "own.crt (clickhouse_db_server_cert) was not signed by an authority in"),
+    (5, True, "is good as long as its authority between is, which ends on"),
+])
+def test_a_certificate_leads_to_its_authority(tmp_path, certificate, between, sent, says):
+    """By one between the two, which the file has behind the host's own."""
+    root = certificate("x", 90, "root")
+    certificate("x", between, "between", issuer="root")
+    own = {**certificate("test", 90, issuer="between"), "clickhouse_db_server_ca": root["clickhouse_db_server_ca"]}
+    if sent:
+        with (tmp_path / "own.crt").open("a") as file:
+            file.write((tmp_path / "between.crt").read_text())
+    play = {
+        **role_play("clickhouse_db", "server/preflight.yml"), "vars_files": [str(ROLE / "vars/server.yml")],
+        "vars": {"__clickhouse_db_server_probe": {"stdout": json.dumps(FOUND)}},
+    }
+    run = run_playbook(tmp_path, play, {**CLUSTER, **ALONE, **own})
+    said = " ".join(run.output.split())
+    assert run.code == 0 if says is None else says in said, said
 
 
 def test_a_host_outside_of_the_cluster_is_told_so(tmp_path):

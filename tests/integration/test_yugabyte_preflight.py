@@ -69,15 +69,16 @@ class Authority:
             builder = builder.add_extension(alternative, critical=False)
         return builder.sign(self.key, hashes.SHA256())
 
-    def node(self, file, host, days=365, behind=""):
+    def node(self, file, host, days=365, behind="", protection=None):
         """The variables for a node's certificate and key, written as `file`."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self.sign(x509.Name([]), key.public_key(), days, [host])
-        return self.written(file, certificate.public_bytes(serialization.Encoding.PEM).decode() + behind, key)
+        pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
+        return self.written(file, pem + behind, key, protection)
 
-    def written(self, file, pem, key):
+    def written(self, file, pem, key, protection=None):
         secret = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection or serialization.NoEncryption(),
         ).decode()
         return {
             "yugabyte_db_node_cert": write(self.folder / f"{file}.crt", pem),
@@ -350,6 +351,7 @@ def certificates(folder):
     below = Authority(folder, "below", parent=ours)
     both = {"yugabyte_db_ca_cert": write(folder / "both.crt", ours.pem + next_one.pem)}
     mine, other = ours.node("mine", "of-another-key"), ours.node("other", "of-another-key")
+    locked = ours.node("locked", "with-a-passphrase", protection=serialization.BestAvailableEncryption(b"secret"))
     for name, one in (("pki", ending), ("ours", ours), ("twins", twin)):
         (folder / name).mkdir()
         write(folder / name / "ca.crt", one.pem)
@@ -376,6 +378,7 @@ def certificates(folder):
         "of another key": Case(
             "other.key is another certificate's key", **{**mine, "yugabyte_db_node_key": other["yugabyte_db_node_key"]}
         ),
+        "with a passphrase": Case("locked.key is encrypted, and a server that starts has nobody to ask", **locked),
         "of another authority": Case(
             "of-another.crt was not signed by an authority in", "twin.crt", "(yugabyte_db_ca_cert)",
             **{**ours.node("of-another", "of-another-authority"), "yugabyte_db_ca_cert": write(
@@ -417,7 +420,8 @@ def slug(name):
 
 CERTIFICATES = [
     "own", "own by one between", "own while one takes over", "of another name", "near its end", "of another key",
-    "of another authority", "of an authority near its end", "a file that is missing", "no files and no authority",
+    "with a passphrase", "of another authority", "of an authority near its end", "a file that is missing",
+    "no files and no authority",
     "an authority near its end", "the same authority", "one authority after another", "an authority left elsewhere",
     "a new authority at once",
 ]

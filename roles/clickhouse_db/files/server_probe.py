@@ -134,7 +134,7 @@ def certificate(path, key):
     if not pem:
         return None
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, key)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, key, password="")  # or it would ask a terminal
         fits = True
     except (OSError, ssl.SSLError):
         fits = False
