@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import sys
 import tarfile
 
 import pytest
@@ -108,6 +109,37 @@ def test_a_setting_that_comes_with_an_upgrade_is_looked_up_in_the_new_release(ma
         run = machine.playbook(turn, {**variables, **new, **more})
         assert run.code == 0 if says is None else says in " ".join(run.output.split()), run.output
         assert "a_new_one'" not in run.output
+
+
+def test_owners_and_modes_with_which_nothing_would_start_are_put_right(machine):
+    """As after a copy of the data to another disk, a backup of /etc, or a chmod; the packages' own choices stay."""
+    machine.run("ln", "-sf", "/bin/true", "/usr/bin/systemctl")
+    variables = {
+        **ALONE, **release(machine, "25.8.3.66", []), "clickhouse_db_archive": machine.folder, "clickhouse_db_python":
+        sys.executable, "clickhouse_db_pki_dir": f"{machine.folder}/pki", "clickhouse_db_data_dir": "/srv/data",
+    }
+    etc, play = "/etc/clickhouse-server", phases("probe", "install", "configure")
+    machine.playbook(play, variables).ok()
+    key = machine.run("cat", f"{etc}/certs/node.test.key").stdout
+    machine.run("sh", "-euc", f"""
+        mv /srv/data /srv/disk; ln -s disk /srv/data; chown root: /srv/disk
+        chown root: {etc}/certs {etc}/config.d/frameworks.xml; chmod 700 {etc}/certs
+        chmod 644 {etc}/users.d/frameworks.xml {etc}/certs/node.test.key; chmod 600 {etc}/certs/ca.crt
+    """)
+    machine.playbook(play, variables).ok()
+    said = machine.run(
+        "stat", "-c", "%n %U:%G %a", "/srv/disk", f"{etc}/certs", f"{etc}/config.d/frameworks.xml",
+        f"{etc}/users.d/frameworks.xml", f"{etc}/certs/ca.crt", f"{etc}/certs/node.test.key",
+    ).stdout.replace(f"{etc}/", "").splitlines()
+    assert said == [
+        "/srv/disk clickhouse:clickhouse 750", "certs root:clickhouse 750",
+        "config.d/frameworks.xml root:clickhouse 640",
+        "users.d/frameworks.xml root:clickhouse 640", "certs/ca.crt root:root 644",
+        "certs/node.test.key clickhouse:clickhouse 400",
+    ]
+    assert machine.run("cat", f"{etc}/certs/node.test.key").stdout != key  # others have seen it
+    machine.run("chown", "clickhouse", etc, f"{etc}/config.d/frameworks.xml")
+    assert machine.playbook(play, variables).ok().count("changed") == 0
 
 
 def test_an_archive_that_was_not_meant_is_not_unpacked(machine):

@@ -13,6 +13,7 @@ import re
 import shutil
 import socket
 import ssl
+import stat
 import subprocess
 import sys
 
@@ -45,12 +46,31 @@ def output(*command):
         return ""
 
 
-def exists(user):
-    """Whether the account is there."""
+def account(user):
+    """(number, groups) of the account, None where it is not there."""
     try:
-        return bool(pwd.getpwnam(user))
+        found = pwd.getpwnam(user)
     except KeyError:
+        return None
+    return found.pw_uid, os.getgrouplist(user, found.pw_gid)
+
+
+def serves(path, who, owned=False, private=False):
+    """Whether the account can read, and enter, what is at `path`; `owned`: it has to be its own, `private`: no other's.
+
+    Who the owner is and what else the mode says is left to others: the packages have ideas of their own.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
         return False
+    number, groups = who or (None, [])
+    need = 0o5 if stat.S_ISDIR(found.st_mode) else 0o4
+    shift = 6 if found.st_uid == number else 3 if found.st_gid in groups else 0
+    return (
+        found.st_mode >> shift & need == need and (found.st_uid == number or not owned)
+        and not (private and found.st_mode & 0o7)
+    )
 
 
 def system():
@@ -128,17 +148,17 @@ def listeners(ports):
     return found
 
 
-def certificate(path, key):
-    """The certificate as PEM and whether the key fits, None where there is none."""
+def certificate(path, key, who):
+    """The certificate as PEM and whether the key fits, None where there is none; one that others can read does not."""
     pem = content(path)
-    if not pem:
+    if not pem or not serves(path, who):
         return None
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, key, password="")  # or it would ask a terminal
         fits = True
     except (OSError, ssl.SSLError):
         fits = False
-    return {"pem": pem, "key_fits": fits}
+    return {"pem": pem, "key_fits": fits and serves(key, who, private=True)}
 
 
 def addresses(name):
@@ -171,23 +191,30 @@ def ensemble(path, directory):
 def answer(question):
     """What is asked for.
 
-    question: `files`, paths to hash; `directories`; `packages`, names; `units`; `ports`; `certificate` and `key`,
-    paths; `address`; `link`, a path; `macros`, a configuration file with <macros>; `data`, the server's directory;
-    `user`, the name of its account; `keeper` and `keeper_data`, Keeper's configuration and directory.
+    question: `files`, paths to hash; `read`, {path: whether it is private} of those that the account has to read, which
+    count as not there where it cannot; `directories`, {path: owner}; `packages`, names; `units`; `ports`; `certificate`
+    and `key`, paths; `address`; `link`, a path; `macros`, a configuration file with <macros>; `data`, the server's
+    directory; `user`, the name of its account; `keeper` and `keeper_data`, Keeper's configuration and directory.
     """
+    who, read = account(question["user"]), question["read"]
     macros = re.search(r"<macros\b[^>]*>(.*?)</macros>", content(question["macros"]), re.S)
     return {
         "system": system(),
-        "files": {path: digest(path) for path in question["files"]},
-        "directories": {path: os.path.isdir(path) for path in question["directories"]},
+        "files": {
+            path: digest(path) if path not in read or serves(path, who, private=read[path]) else None
+            for path in question["files"]
+        },
+        "directories": {
+            path: serves(path, who, owned=owner != "root") for path, owner in question["directories"].items()
+        },
         "packages": packages(question["packages"]), "held": held(question["packages"]),
         "services": services(question["units"]),
         "ports": listeners(set(question["ports"])),
-        "certificate": certificate(question["certificate"], question["key"]),
+        "certificate": certificate(question["certificate"], question["key"], who),
         "addresses": addresses(question["address"]),
         "link": os.path.realpath(question["link"]) if os.path.lexists(question["link"]) else None,
         "macros": dict(re.findall(r"<(\w+)>([^<]*)</", macros.group(1))) if macros else {},
-        "account": exists(question["user"]),
+        "account": who is not None,
         "keeper": ensemble(question["keeper"], question["keeper_data"]),
         "data": os.path.isdir(os.path.join(question["data"], "metadata")),
     }
