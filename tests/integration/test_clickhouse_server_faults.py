@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shlex
 import subprocess
 import sys
@@ -117,7 +118,12 @@ MACHINES = {
     "ClickHouse's packages are for x86_64 and aarch64, this host is riscv64": {
         "system": {**SYSTEM, "machine": "riscv64"},
     },
-    "Port 8443 (https_port) is taken by nginx": {"ports": {"8443": "nginx", "9440": "clickhouse", "9234": "?"}},
+    "Port 8443 (https_port) is taken by nginx (process 7): stop that": {
+        "ports": {"8443": "nginx (process 7)", "9234": "?"},
+    },
+    "taken by clickhouse-server (process 7), which was not started as the service": {
+        "ports": {"9440": "clickhouse-server (process 7)"},
+    },
     "has to resolve to an address of its own that the others reach, and resolves to 127.0.1.1": {
         "addresses": {"resolved": ["127.0.1.1"], "foreign": [], "error": None},
     },
@@ -135,6 +141,18 @@ def test_hosts_that_are_not_fit(tmp_path, says):
     found = faults(tmp_path, found=MACHINES[says])
     assert any(says in fault for fault in found), found
     assert len(found) == 1
+
+
+def test_a_port_is_taken_by_whom_no_service_has_started():
+    """A server that somebody started by hand would answer in place of the service, which could not start."""
+    listen = "import socket, sys; one = socket.create_server(('127.0.0.1', 0)); print(one.getsockname()[1], flush=True)"
+    program = ["sh", "-c", '"$0" "$@"; exit', sys.executable, "-c", f"{listen}; sys.stdin.read()"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as main:
+        port = int(main.stdout.readline())
+        listeners = runpy.run_path(str(ROLE / "files/server_probe.py"))["listeners"]
+        held, ours = listeners({port}, set()), listeners({port}, {main.pid})
+        main.stdin.close()
+    assert ours == {} and list(held) == [str(port)] and "(process " in held[str(port)]
 
 
 def keeper(*members, **more):

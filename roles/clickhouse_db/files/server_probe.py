@@ -125,8 +125,20 @@ def services(units):
     return found
 
 
-def listeners(ports):
-    """{port: the name of the program that listens on it} for those of `ports` that are taken; "?" where unknown."""
+def ancestors(number):
+    """A process and those that it comes from."""
+    while number:
+        yield number
+        # The name before it may hold anything.
+        words = content(f"/proc/{number}/stat").rpartition(")")[2].split()
+        number = int(words[1]) if words else 0
+
+
+def listeners(ports, ours):
+    """{port: the program and process that listens on it} for those of `ports` that are taken; "?" where unknown.
+
+    Without those of the services whose main processes are `ours`.
+    """
     inodes = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in content(table).splitlines()[1:]:
@@ -141,11 +153,13 @@ def listeners(ports):
         except OSError:
             continue  # it has ended
         if inode and inode.group(1) in inodes:
-            words = content(f"/proc/{link.split('/')[2]}/cmdline").split("\0")
+            number, port = int(link.split("/")[2]), str(inodes[inode.group(1)])
+            words = content(f"/proc/{number}/cmdline").split("\0")
             names = [os.path.basename(word) for word in words]
             # An interpreter is not what an operator would look for.
-            found[str(inodes[inode.group(1)])] = names[1] if re.fullmatch(r"python[\d.]*", names[0]) else names[0]
-    return found
+            name = names[1] if re.fullmatch(r"python[\d.]*", names[0]) else names[0]
+            found[port] = None if ours.intersection(ancestors(number)) else f"{name} (process {number})"
+    return {port: holder for port, holder in found.items() if holder}
 
 
 def certificate(path, key, who):
@@ -196,7 +210,7 @@ def answer(question):
     and `key`, paths; `address`; `link`, a path; `macros`, a configuration file with <macros>; `data`, the server's
     directory; `user`, the name of its account; `keeper` and `keeper_data`, Keeper's configuration and directory.
     """
-    who, read = account(question["user"]), question["read"]
+    who, read, units = account(question["user"]), question["read"], services(question["units"])
     macros = re.search(r"<macros\b[^>]*>(.*?)</macros>", content(question["macros"]), re.S)
     return {
         "system": system(),
@@ -208,8 +222,7 @@ def answer(question):
             path: serves(path, who, owned=owner != "root") for path, owner in question["directories"].items()
         },
         "packages": packages(question["packages"]), "held": held(question["packages"]),
-        "services": services(question["units"]),
-        "ports": listeners(set(question["ports"])),
+        "services": units, "ports": listeners(set(question["ports"]), {unit["pid"] for unit in units.values()} - {0}),
         "certificate": certificate(question["certificate"], question["key"], who),
         "addresses": addresses(question["address"]),
         "link": os.path.realpath(question["link"]) if os.path.lexists(question["link"]) else None,
