@@ -120,6 +120,12 @@ options:
     type: list
     elements: str
     default: []
+  flag_files:
+    description:
+      - Flag files of YugabyteDB's servers on this host, by the address of the server's pages (C(host:port)). Flags that
+        the running server has other values of are reported.
+    type: dict
+    default: {}
   clickhouse:
     description:
       - The login of a ClickHouse administrator. Without it none is looked at.
@@ -266,6 +272,7 @@ def main():
             "services": names, "ports": names, "paths": paths, "logs": paths, "certificates": paths, "backups": paths,
             "backup_max_age": {"type": "int", "default": 26}, "controller_time": {"type": "float"},
             "postgres": options(postgres.LOGIN_SPEC), "postgres_databases": names, "masters": names,
+            "flag_files": {"type": "dict", "default": {}},
             "clickhouse": options(clickhouse.LOGIN_SPEC), "clickhouse_databases": names, "keepers": names,
             "keeper_tls": options({
                 "ca_cert": {"type": "path"}, "client_cert": {"type": "path"},
@@ -290,6 +297,8 @@ def main():
             report, params["postgres"], params["postgres_databases"]))
     if params["masters"]:
         report.look("yugabytedb", "cluster", lambda: diagnose_postgres.cluster(report, params["masters"]))
+    if params["flag_files"]:
+        report.look("yugabytedb", "flags", lambda: diagnose_postgres.flags(report, params["flag_files"]))
     if params["clickhouse"]:
         report.look("clickhouse", "server", lambda: diagnose_clickhouse.diagnose(
             report, params["clickhouse"], params["clickhouse_databases"]))

@@ -154,7 +154,7 @@ node:
     services:
       description: >-
         State of each unit; C(configuration) and C(release) are those of the running process, C(flags) the values
-        that it has of the wanted flags, as far as it knows them.
+        that it has of the wanted flags, as far as it knows them, and C(own_flags) those that were left to it.
       type: dict
     data:
       description: Whether each server has data here; V(unformed) is a master's that never joined a quorum.
@@ -194,11 +194,11 @@ from ansible_collections.frameworks.database.plugins.module_utils.yugabyte impor
     SUPERUSER,
     TSERVER_HTTP,
     YugabyteError,
-    get,
     list_masters,
     read,
     ysqlsh,
 )
+from ansible_collections.frameworks.database.plugins.module_utils.yugabyte_flags import in_force
 
 BUILTIN_PASSWORD = "yugabyte"
 
@@ -373,13 +373,12 @@ def services(run, units):
 
 
 def flags(address, server, wanted):
-    """{flag: value} of a running server, of those wanted flags that it knows; empty where it does not answer."""
-    port = MASTER_HTTP if server == "master" else TSERVER_HTTP
+    """Of the wanted flags of a running server that it knows {flag: value}, and which have its own value."""
     try:
-        listed = get(address, port, "/api/v1/varz", timeout=3).get("flags", [])
+        values, own = in_force(address, MASTER_HTTP if server == "master" else TSERVER_HTTP)
     except YugabyteError:
-        return {}
-    return {one["name"]: str(one["value"]) for one in listed if one["name"] in wanted}
+        return {}, []
+    return {flag: value for flag, value in values.items() if flag in wanted}, sorted(own.intersection(wanted))
 
 
 def data(directories):
@@ -470,7 +469,7 @@ def main():
     running = services(module.run_command, params["services"])
     for server, state in running.items():
         wanted = params["runtime_flags"] if state["pid"] else []
-        state["flags"] = flags(params["address"], server, wanted) if wanted else {}
+        state["flags"], state["own_flags"] = flags(params["address"], server, wanted) if wanted else ({}, [])
     masters, cluster = [], None
     if running.get("master", {}).get("pid") or running.get("tserver", {}).get("pid"):
         with contextlib.suppress(YugabyteError):

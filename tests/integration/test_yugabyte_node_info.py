@@ -183,9 +183,40 @@ def test_flags_are_those_of_the_running_servers(cluster, monkeypatch):
         [cluster.bin_dir / "yb-ts-cli", f"--server_address={cluster.address[1]}:7100", "set_flag", "--force",
          "logbufsecs", "7"], check=True,
     )
-    assert look(cluster, runtime_flags=wanted)["services"]["master"]["flags"] == {"logbufsecs": "7"}
+    master = look(cluster, runtime_flags=[*wanted, "ysql_num_shards_per_tserver"])["services"]["master"]
+    assert master["flags"] == {"logbufsecs": "7", "ysql_num_shards_per_tserver": "2"}
+    assert master["own_flags"] == ["ysql_num_shards_per_tserver"]
     as_units(monkeypatch)
     assert look(cluster, runtime_flags=wanted)["services"]["master"]["flags"] == {}
+
+
+def test_a_diagnosis_names_flags_that_were_switched_by_hand(cluster, tmp_path):
+    (tmp_path / "tserver.conf").write_text(
+        f"# Written.\n--placement_zone=z2\n--ysql_enable_auth=0\n--logbufsecs=5\n--ysql_hba_conf_csv={PASSWORD}\n"
+    )
+    page = f"{cluster.address[2]}:9000"
+    files = {page: str(tmp_path / "tserver.conf"), f"{cluster.address[2]}:7000": str(tmp_path / "of-no-master.conf")}
+
+    def switch(**flags):
+        for name, value in flags.items():
+            subprocess.run(
+                [cluster.bin_dir / "yb-ts-cli", f"--server_address={cluster.address[2]}:9100", "--force", "set_flag",
+                 name, value], check=True,
+            )
+
+    switch(ysql_enable_auth="f", logbufsecs="5")
+    [same] = run_module("database_diagnose", {"flag_files": files})["findings"]
+    assert (same["state"], same["found"]) == ("ok", f"the server at {page} runs with the flags of {files[page]}")
+    switch(ysql_enable_auth="yes", logbufsecs="7")
+    [other] = run_module("database_diagnose", {"flag_files": files})["findings"]
+    assert (other["state"], other["details"]) == (
+        "warning", ["logbufsecs is 7, there 5", "ysql_enable_auth is true, there 0"],
+    )
+    assert page in other["found"] and "rolling_restart.yml" in other["todo"]
+    cluster.stop("tserver", 2)
+    assert run_module("database_diagnose", {"flag_files": files})["findings"] == []
+    cluster.serve("tserver", 2)
+    cluster.wait("tserver-2", lambda: cluster.socket(2).exists())
 
 
 def test_a_node_without_a_master_asks_those_of_others(cluster, monkeypatch):

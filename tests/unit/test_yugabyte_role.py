@@ -7,6 +7,7 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from ansible_collections.frameworks.database.plugins.module_utils.yugabyte_flags import differing
 
 ROOT = Path(__file__).parents[2]
 FLAGS = json.loads((ROOT / "tests/unit/data/yugabyte_flags.json").read_text())
@@ -71,11 +72,14 @@ def text(template, found=None, **variables):
     }
     probed = {"__yugabyte_db_probe": {"node": node}}
     hosts = {"db1": {"inventory_hostname": "db1", **probed}, "db2": {}, "db3": {}, "db4": {}}
-    return Templar(loader=DataLoader(), variables={
+    templar = Templar(loader=DataLoader(), variables={
         **trusted(DEFAULTS), **trusted(VARS), "inventory_hostname": "db1", "hostvars": hosts,
         "ansible_play_hosts": ["db1"], "ansible_play_hosts_all": ["db1"], "yugabyte_db_nodes": ["db1", "db2", "db3"],
         "yugabyte_db_version": "2025.2.8.0", "yugabyte_db_tls": False, **probed, **variables,
-    }).template(trust_as_template(template))
+    })
+    # Nothing finds collections here, as a playbook does.
+    templar._engine.environment.filters["frameworks.database.yugabyte_flags"] = differing
+    return templar.template(trust_as_template(template))
 
 
 def named(file, name):
@@ -117,14 +121,15 @@ def test_a_running_server_is_told_what_differs_and_what_it_knows():
         services = {"master": service(configuration="of before"), "tserver": service(configuration=of, flags=flags)}
         return evaluate("dict(__yugabyte_db_untold)", {"services": services}, yugabyte_db_tserver_flags=wanted)
 
-    told = [{"key": "callhome_enabled", "value": "false"}, {"key": "logbufsecs", "value": "5"}]
+    told = [("callhome_enabled", "false"), ("logbufsecs", "5")]
     found = untold(right)
-    assert sorted(found["tserver"], key=str) == told and found["master"] == []
+    assert [(one["flag"], one["declared"]) for one in found["tserver"]] == told and found["master"] == []
     assert untold("of before")["tserver"] == []  # it is restarted anyway
 
 
 @pytest.mark.parametrize(("flag", "value", "more", "stale"), [
     ("ysql_enable_auth", "true", {}, []),
+    ("ysql_enable_auth", "true", {"yugabyte_db_tserver_flags": {"ysql_enable_auth": 1}}, []),  # as gflags reads it
     ("ysql_enable_auth", "false", {}, ["tserver"]),
     ("ysql_enable_auth", "false", {"yugabyte_db_tserver_flags": {"ysql_enable_auth": False}}, []),
     ("allow_insecure_connections", "true", {}, []),  # which is the vendor's own value, and without TLS not the role's
@@ -142,6 +147,30 @@ def test_a_server_that_was_started_with_its_doors_open_is_restarted(flag, value,
 
     assert evaluate("__yugabyte_db_stale", services(), **more) == []
     assert evaluate("__yugabyte_db_stale", services(**{flag: value}), **more) == stale
+
+
+def test_a_flag_that_was_switched_by_hand_is_named_and_nothing_is_restarted():
+    more = {"yugabyte_db_tserver_flags": {
+        "ysql_log_statement": "none", "ysql_max_connections": 300, "ysql_num_shards_per_tserver": -1, "gone": 1,
+    }}
+    right = configuration(**more)
+    flags = {
+        "ysql_log_statement": "all", "ysql_max_connections": "300", "ysql_num_shards_per_tserver": "2",
+        "ysql_hba_conf_csv": "***", "logbufsecs": "30", "enable_ysql": "true",
+    }
+
+    def found(configuration):
+        tserver = service(configuration=configuration, flags=flags, own_flags=["ysql_num_shards_per_tserver"])
+        # Of a master that is not this host's, nobody asks.
+        return {"services": {"master": service(configuration=right["master"], flags={}), "tserver": tserver}}
+
+    assert evaluate("__yugabyte_db_stale", found(right["tserver"]), **more) == []
+    message = named("validate", "Say which flags were switched by hand")["ansible.builtin.debug"]["msg"]
+    said = text(message, found(right["tserver"]), **more)
+    assert "left so: ysql_log_statement of yb-tserver is all, declared is none. To keep it" in said
+    assert "rolling_restart.yml -l db1" in said
+    # Its restart is due anyway.
+    assert evaluate("__yugabyte_db_switched", found("of before"), **more) == []
 
 
 @pytest.mark.parametrize(("data", "joins"), [

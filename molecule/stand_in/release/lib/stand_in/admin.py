@@ -72,7 +72,8 @@ async def yb_ts_cli(arguments):
         raise Fatal("Invalid operation: only set_flag NAME VALUE is pretended")
     host, _, port = flags["server_address"].partition(":")
     try:
-        await rpc.ask((host, int(port)), {"ask": "set_flag", "name": words[1], "value": words[2]}, trust(flags))
+        question = {"ask": "set_flag", "name": words[1], "value": words[2], "force": "force" in flags}
+        await rpc.ask((host, int(port)), question, trust(flags))
     except rpc.Failed as error:
         raise Fatal(f"Unable to set flag: {error}") from None
 

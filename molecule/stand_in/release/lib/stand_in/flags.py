@@ -8,11 +8,53 @@ from pathlib import Path
 from . import RELEASE, Fatal
 
 INTEGER = re.compile(r"-?\d+")
+TRUE, FALSE = ("true", "1", "t", "yes", "y"), ("false", "0", "f", "no", "n")
+NODE_INFO = (
+    "rpc_bind_addresses", "webserver_interface", "webserver_port", "placement_cloud", "placement_region",
+    "placement_zone",
+)
+SENSITIVE = ("ysql_hba_conf_csv",)
+# The server chooses where it is asked to with -1, and takes its choice for the default.
+CHOSEN = {"yb_num_shards_per_tserver": "2", "ysql_num_shards_per_tserver": "2"}
+
+
+def documented(program):
+    """{name: {"type", "restart"}} of the documented flags of yb-master or yb-tserver."""
+    return json.loads((RELEASE / "flags.json").read_text())[program]
 
 
 def known(program):
-    """{name: type} of the documented flags of yb-master or yb-tserver."""
-    return {name: flag["type"] for name, flag in json.loads((RELEASE / "flags.json").read_text())[program].items()}
+    """{name: type} of them."""
+    return {name: flag["type"] for name, flag in documented(program).items()}
+
+
+def listed(flags, types):
+    """What /api/v1/varz lists: every flag that the program knows, set or not. The defaults are not known here."""
+    page = []
+    for name in sorted(set(types) | set(flags)):
+        value, kind = flags.get(name, ""), types.get(name, "string")
+        of = "Custom" if name in flags else "Default"
+        if name in CHOSEN and value in ("", "-1"):
+            value, of = CHOSEN[name], "Default"
+        if name in NODE_INFO:
+            of = "NodeInfo"
+        if kind == "bool" and value:
+            value = "true" if value.lower() in TRUE else "false"
+        elif kind == "double" and value:
+            value = f"{float(value):.17g}"
+        elif kind.startswith(("int", "uint")) and value:
+            value = str(int(value))
+        page.append({"name": name, "value": "***" if name in SENSITIVE else value, "type": of})
+    return page
+
+
+def checked(name, value, kind):
+    """The value, which has to be of that type. Raises Fatal with what gflags prints."""
+    if (kind.startswith(("int", "uint")) and not INTEGER.fullmatch(value)) or (
+        kind == "bool" and value.lower() not in TRUE + FALSE
+    ):
+        raise Fatal(f"ERROR: illegal value '{value}' specified for {kind} flag '{name}'")
+    return value
 
 
 def parse(arguments, types):
@@ -50,16 +92,13 @@ def parse(arguments, types):
             if name in tolerated:
                 continue
             raise Fatal(f"ERROR: unknown command line flag '{name}'")
-        if types[name].startswith(("int", "uint")) and not INTEGER.fullmatch(value):
-            raise Fatal(f"ERROR: illegal value '{value}' specified for {types[name]} flag '{name}'")
-        if types[name] == "bool" and value not in ("true", "false", "1", "0", "t", "f", "yes", "no", "y", "n"):
-            raise Fatal(f"ERROR: illegal value '{value}' specified for bool flag '{name}'")
+        checked(name, value, types[name])
     return flags, rest
 
 
 def true(flags, name, default=False):
     """Whether the bool flag is on."""
-    return flags.get(name, str(default).lower()) in ("true", "1", "t", "yes", "y")
+    return flags.get(name, str(default)).lower() in TRUE
 
 
 def csv(text):

@@ -15,7 +15,7 @@ import uuid
 from pathlib import Path
 
 from . import Fatal, rpc, settings
-from .flags import known, parse, true
+from .flags import checked, documented, known, listed, parse, true
 
 HEARTBEAT_SECONDS = 0.6
 PORTS = {"master": (7100, 7000), "tserver": (9100, 9000)}
@@ -206,9 +206,15 @@ class Server:
     def answers(self, question):
         """What both kinds answer themselves, or None."""
         if question["ask"] == "set_flag":
-            if question["name"] not in known(self.program):
-                raise rpc.Failed(f"Not found: unable to set flag: no such flag {question['name']}")
-            self.flags[question["name"]] = question["value"]
+            name, flag = question["name"], documented(self.program).get(question["name"])
+            if not flag:
+                raise rpc.Failed("Not found: Flag does not exist")
+            if flag["restart"] and not question["force"]:
+                raise rpc.Failed("Remote error: Flag is not safe to change at runtime")
+            try:
+                self.flags[name] = checked(name, question["value"], flag["type"])
+            except Fatal:
+                raise rpc.Failed("Remote error: Unable to set flag: bad value.") from None
             return {"old": "?"}
         if question["ask"] == "ping":
             return {"uuid": self.identity["uuid"], "seqno": self.identity["seqno"]}
@@ -245,12 +251,7 @@ class Server:
                 },
             )
         if path == "/api/v1/varz":
-            # Every flag that the program knows, set or not. The defaults are not known here.
-            listed = [
-                {"name": name, "value": self.flags.get(name, ""), "type": "Custom" if name in self.flags else "Default"}
-                for name in sorted(set(known(self.program)) | set(self.flags))
-            ]
-            return "200 OK", "application/json", {"flags": listed}
+            return "200 OK", "application/json", {"flags": listed(self.flags, known(self.program))}
         if path in ("/", "/healthz"):
             return "200 OK", "text/html", f"<h1>{self.program} stand-in</h1>".encode()
         return "404 Not Found", "text/plain", f"Error 404: {html.escape(path)}".encode()
