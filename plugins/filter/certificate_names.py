@@ -13,8 +13,8 @@ version_added: 0.1.0
 description:
   - Makes subject alternative names of host names and addresses, each once and sorted.
   - >-
-    One name has one form, however it was written: names are in small letters, addresses of IPv6 compressed, as they
-    are read back from a certificate. So two lists of them can be compared.
+    One name has one form, however it was written: names are in small letters and in their ASCII form, addresses of
+    IPv6 compressed, as they are read back from a certificate. So two lists of them can be compared.
 author:
   - FrameWorks platform team (@frameworks)
 positional: _input
@@ -51,7 +51,11 @@ def certificate_name(name):
         # Without its interface, which a certificate does not name.
         return f"IP:{ipaddress.ip_address(bare.partition('%')[0])}"
     except ValueError:
-        return f"DNS:{bare.lower()}"
+        pass
+    try:
+        return f"DNS:{(bare if bare.isascii() else bare.encode('idna').decode()).lower()}"
+    except UnicodeError:  # not to be put in ASCII: whoever makes the certificate says so
+        return f"DNS:{bare}"
 
 
 class FilterModule:

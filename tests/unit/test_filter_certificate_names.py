@@ -11,6 +11,8 @@ certificate_names = FilterModule().filters()["certificate_names"]
     (["2001:DB8:0:0:0:0:0:1", "IP:2001:db8::1", "2001:db8:0::1"], ["IP:2001:db8::1"]),
     (["192.0.2.1", "db", "::1"], ["DNS:db", "IP:192.0.2.1", "IP:::1"]),
     (["fe80::1%eth0"], ["IP:fe80::1"]),
+    (["München.example", "*.example"], ["DNS:*.example", "DNS:xn--mnchen-3ya.example"]),
+    (["ü..example"], ["DNS:ü..example"]),  # none at all: whoever makes the certificate says so
     # No addresses, though they look like some.
     (["1.2.3", "10.0.0.300"], ["DNS:1.2.3", "DNS:10.0.0.300"]),
     (None, []),
