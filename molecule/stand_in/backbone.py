@@ -333,6 +333,18 @@ class Backbone:
     def admin_get_is_load_balancer_idle(self):
         return f"Idle = {int(self.cluster.idle())}"
 
+    def admin_set_load_balancer_enabled(self, enabled):
+        self.cluster.balancing = int(enabled) != 0
+        return ""
+
+    def admin_get_load_balancer_state(self):
+        self.cluster.require_leader()
+        state = "ENABLED" if self.cluster.balancing else "DISABLED"
+        lines = [f"{'Master UUID':<32} \t{'RPC Host/Port':<21} \tRole \tState"]
+        for one in self.cluster.masters():
+            lines.append(f"{one['uuid']} \t{one['host'] + ':' + str(one['port']):<21} \t{one['role']} \t{state}")
+        return "\n".join(lines)
+
     def admin_master_leader_stepdown(self, new=None):
         self.cluster.step_down(new)
         return ""

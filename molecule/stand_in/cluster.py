@@ -31,7 +31,7 @@ class Cluster:
         self.placement = None  # {"blocks": [(cloud, region, zone)], "replicas": n}
         self.blacklist, self.leader_blacklist = set(), set()
         self.auto_flags = {"version": 1, "release": None}
-        self._lost_leader, self._balanced = None, 0.0
+        self._lost_leader, self._balanced, self.balancing = None, 0.0, True
 
     # -- what the servers say ---------------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class Cluster:
                 tablet["leader"] = next(iter(sorted(voters, key=self._led)), None) if majority else None
         while self.now() - self._balanced >= BALANCER_SECONDS:
             self._balanced += BALANCER_SECONDS
-            if not self._move_something():
+            if not self.balancing or not self._move_something():
                 self._balanced = self.now()
 
     def _led(self, tserver_uuid):
@@ -288,7 +288,7 @@ class Cluster:
 
     def idle(self):
         self.require_leader()
-        return self.now() - self._balanced < BALANCER_SECONDS and not self._would_move()
+        return self.now() - self._balanced < BALANCER_SECONDS and not (self.balancing and self._would_move())
 
     def _would_move(self):
         before = [dict(tablet) for tablet in self.tablets]

@@ -248,6 +248,18 @@ class Admin:
             raise AdminFailed(command, f"an answer without a percentage: {said.strip()}")
         return float(found.group(1))
 
+    def require_balancer(self, host):
+        """Raises YugabyteError where nothing moves off a tserver because somebody has switched the balancer off."""
+        try:
+            said = self("get_load_balancer_state")
+        except AdminFailed:  # whoever is to move it says what is wrong, or the release has no such command
+            return
+        if re.search(r"\bLEADER\b.*\bDISABLED\b", said):
+            raise YugabyteError(
+                f"The load balancer of the cluster is switched off, so nothing moves off the yb-tserver on {host}. "
+                "Switch it on: yb-admin set_load_balancer_enabled 1"
+            )
+
     def unsafe_to_stop(self, kind, uuid):
         """Why the server may not be stopped now, or None. Knows no reason where yb-admin has no such command."""
         pair = (uuid, "NONE") if kind == "tserver" else ("NONE", uuid)

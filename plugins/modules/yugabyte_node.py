@@ -158,6 +158,8 @@ class Node:
             return changed
         if not self.alive(cluster):
             return False
+        if changed:
+            self.admin.require_balancer(self.host)
         if self.rpc not in cluster.leader_blacklist:
             self.admin("change_leader_blacklist", "ADD", self.rpc)
             changed = True
@@ -285,6 +287,8 @@ class Node:
         if not entry:
             return False
         changed = False
+        if entry["tablets"]:
+            self.admin.require_balancer(self.host)
         if self.rpc not in cluster.blacklist:
             changed = True
             if not check:

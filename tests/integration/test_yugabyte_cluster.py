@@ -243,6 +243,21 @@ def test_masters_are_not_kept_waiting_by_tablet_servers_that_are_down(cluster):
     assert not run_module("yugabyte_cluster", cluster.login(timeout=1))["changed"]
 
 
+def test_a_balancer_that_is_switched_off_is_named_at_once(whole):
+    see(lambda: next(one for one in seen(whole)["tservers"] if one["host"] == whole.address[1])["leaders"], "it leads")
+    whole.admin("set_load_balancer_enabled", "0")
+    said = f"switched off, .* {whole.address[1]}. .* set_load_balancer_enabled 1"
+    try:
+        for state in ("drained", "absent"):
+            with pytest.raises(ModuleFailed, match=said):
+                node(whole, 1, "tserver", state, timeout=600)
+        assert f"{whole.address[1]}:9100" not in seen(whole)["leader_blacklist"] + seen(whole)["blacklist"]
+    finally:
+        whole.admin("set_load_balancer_enabled", "1")
+    node(whole, 1, "tserver", "drained")
+    node(whole, 1, "tserver", "serving")
+
+
 def test_a_tserver_that_cannot_be_emptied_is_an_error(whole):
     with pytest.raises(ModuleFailed, match=r"could not be emptied after 2 s: \d+ tablets are still on"):
         node(whole, 1, "tserver", "absent", timeout=2)

@@ -142,3 +142,13 @@ def test_what_is_left_of_a_membership_that_ended_goes(variables, tmp_path):
     assert run_playbook(tmp_path, play("probe", "install"), bare).ok().count("changed") > 0
     assert not (tmp_path / "etc/taken-out").exists()
     assert run_playbook(tmp_path, play("probe", "install"), bare).ok().count("changed") == 0
+
+
+def test_a_new_node_is_not_taken_for_full_while_the_balancer_is_switched_off(variables, tmp_path):
+    """One that is switched off says that it is idle."""
+    admin = tmp_path / f"opt/yugabyte-{VERSION}/bin/yb-admin"
+    admin.parent.mkdir(parents=True)
+    admin.write_text('#!/bin/sh\nprintf "Idle = 1\\nu1 \\tdb1:7100 \\tLEADER \\tDISABLED\\n"\n')
+    admin.chmod(0o755)
+    run = run_playbook(tmp_path, play("balance"), variables)
+    assert run.code == 2 and "set_load_balancer_enabled 1" in run.output

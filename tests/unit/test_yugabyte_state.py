@@ -195,6 +195,14 @@ def test_the_safety_check_in_all_its_forms(answers, unsafe):
     assert len(ran) == len(answers)
 
 
+@pytest.mark.parametrize("answer", [
+    (1, "", "Invalid operation: get_load_balancer_state"), (0, "u1 \ta:7100 \tLEADER \tENABLED\n", ""),
+    (0, "u1 \ta:7100 \tLEADER \tENABLED\nu2 \tb:7100 \tFOLLOWER \tDISABLED\n", ""),
+])
+def test_a_balancer_that_is_on_or_cannot_be_asked_is_no_hindrance(answer):
+    admin(answer)[0].require_balancer("a")
+
+
 class Clock:
     """Time that passes only while somebody sleeps."""
 

@@ -19,6 +19,8 @@ COMMANDS = (
     "get_load_move_completion",
     "get_leader_blacklist_completion",
     "get_is_load_balancer_idle",
+    "get_load_balancer_state",
+    "set_load_balancer_enabled",
     "master_leader_stepdown",
     "change_master_config",
     "are_nodes_safe_to_take_down",
