@@ -83,9 +83,9 @@ def text(template, found=None, **variables):
 
 
 def named(file, name):
-    """A task of the role."""
-    return next(one for one in yaml.safe_load((ROLE / f"tasks/{file}.yml").read_text())
-                if one["name"] == name)
+    """A task of the role, which may be in a block."""
+    tasks = yaml.safe_load((ROLE / f"tasks/{file}.yml").read_text())
+    return next(one for task in tasks for one in [task, *task.get("block", [])] if one["name"] == name)
 
 
 def passes(task, found=None, **variables):
@@ -171,6 +171,17 @@ def test_a_flag_that_was_switched_by_hand_is_named_and_nothing_is_restarted():
     assert "rolling_restart.yml -l db1" in said
     # Its restart is due anyway.
     assert evaluate("__yugabyte_db_switched", found("of before"), **more) == []
+
+
+@pytest.mark.parametrize(("said", "told"), [
+    ("New AutoFlags were promoted\nNew config version: 2", False),
+    ("New AutoFlags were promoted\nNew config version: 2\nAll yb-master and yb-tserver processes need to be restarted "
+     "in order to apply the promoted AutoFlags", True),
+])
+def test_that_an_upgrade_ends_with_a_restart_is_said(said, told):
+    task = named("finalize", "Say that some of them take a restart")
+    assert evaluate(task["when"], __yugabyte_db_promoted={"stdout": said}) is told
+    assert "rolling_restart.yml -l prod" in text(task["ansible.builtin.debug"]["msg"], ansible_limit="prod")
 
 
 @pytest.mark.parametrize(("data", "joins"), [
