@@ -130,9 +130,12 @@ def test_repair_by_set_and_script(folder, variables):
     script.write_text(script.read_text() + "-- more\n")
     run = run_playbook(folder, play, variables)
     assert run.code == 2 and "V2__b.sql was changed" in run.output
-    run = run_playbook(folder, play, {**variables, "schema_load_repair": ["V2__b.sql", "pg/V2__b.sql"]})
-    assert run.code == 2 and "schema_load_repair: a list, each as set/script. Without a set: V2__b.sql" in run.output
-    run_playbook(folder, play, {**variables, "schema_load_repair": ["pg/V2__b.sql"]}).ok()
+    variables["schema_load_repair"] = ["V2__b.sql", "pgg/V2__b.sql", "pg/V2__b.sql"]
+    run = run_playbook(folder, play, variables)
+    said = " ".join(run.output.split())
+    assert run.code == 2 and "no such set for V2__b.sql, pgg/V2__b.sql. There is pg, ch" in said
+    run_playbook(folder, play, variables, "-e", "schema_load_repair=pg/V2__b.sql").ok()
+    del variables["schema_load_repair"]
     assert changed(run_playbook(folder, play, variables).ok()) == 0
 
 
@@ -157,6 +160,7 @@ def test_long_scripts_are_copied_when_they_are_needed(
         ({"pth": "x"}, "pth"),
         ({"path": "nowhere"}, "Could not find"),
         ({"target": 1.10}, "target 1.1 is not in quotes"),
+        ({"name": None}, "a set of the engine postgresql has no name"),
         ({"path": "postgresql"}, "the path postgresql could be"),
     ],
 )
@@ -172,6 +176,7 @@ def test_sets_of_both_engines_may_have_one_name(
 ):
     for one in variables["schema_load_sets"]:
         one["name"] = "platform"
+    (folder / "files/pg/V3__only_here.sql").write_text("SELECT 1")
     look = role_play("schema_load", "plan")
     look["tasks"] = [
         {**look["tasks"][0], "vars": {"schema_load_engines": [engine]}}
@@ -184,6 +189,9 @@ def test_sets_of_both_engines_may_have_one_name(
     assert changed(run_playbook(folder, role_play("schema_load"), variables).ok()) == 2
     assert postgres.query("SELECT count(*) FROM a", database=postgres_database) == [(1,)]
     assert clickhouse.query(f"SELECT count() FROM {clickhouse_database}.a") == "1\n"
+    (folder / "files/pg/V3__only_here.sql").write_text("SELECT 2")
+    variables["schema_load_repair"] = ["postgresql/platform/V3__only_here.sql"]
+    assert changed(run_playbook(folder, role_play("schema_load"), variables).ok()) == 1
 
 
 def test_two_sets_of_one_engine_and_name_are_refused(folder, variables, postgres_database):
