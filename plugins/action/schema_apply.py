@@ -25,9 +25,9 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         arguments["run_by"] = arguments.get("run_by") or account()
-        remote = boolean(arguments.get("remote_src") or False, strict=False)
-        there = remote or not (arguments.get("path") or arguments.get("files")) or "bundle" in arguments
+        there = boolean(arguments.get("remote_src") or False, strict=False) or "bundle" in arguments
         try:
+            _check_where(arguments)
             if isinstance(arguments.get("target"), float):
                 raise ScriptError(f"target {arguments['target']} is not in quotes: so 1.10 is the number 1.1")
             scripts = {} if there else self._scripts(arguments)
@@ -83,3 +83,12 @@ class ActionModule(ActionBase):
             return result
         finally:
             self._remove_tmp_path(folder, force=True)
+
+
+def _check_where(arguments):
+    """Raises ScriptError where `arguments` do not say, in one way, where the scripts are."""
+    said = [name for name in ("path", "files") if arguments.get(name)]
+    if len(said) == 2:
+        raise ScriptError("path and files cannot both say where its scripts are")
+    if not said and "bundle" not in arguments:
+        raise ScriptError("neither path nor files says where its scripts are")

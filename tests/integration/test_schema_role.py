@@ -161,6 +161,8 @@ def test_long_scripts_are_copied_when_they_are_needed(
         ({"path": "nowhere"}, "Could not find"),
         ({"target": 1.10}, "target 1.1 is not in quotes"),
         ({"name": None}, "a set of the engine postgresql has no name"),
+        ({"path": ""}, "neither path nor files says where its scripts are"),
+        ({"files": ["pg/init.sql"]}, "path and files cannot both say where its scripts are"),
         ({"path": "postgresql"}, "the path postgresql could be"),
     ],
 )
