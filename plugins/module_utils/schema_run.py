@@ -66,9 +66,11 @@ def look(backend, scripts, options):
     return outcome
 
 
-def apply(backend, scripts, options):
-    """Apply what is pending. Raises Refused, ScriptFailed, LedgerError, ScriptError and what the backend raises."""
-    outcome = Outcome()
+def apply(backend, scripts, options, outcome):
+    """Apply what is pending, and tell `outcome`, an empty one, also of what comes before a failure.
+
+    Raises Refused, ScriptFailed, LedgerError, ScriptError and what the backend raises.
+    """
     entries, at = backend.ledger.read()
     if entries is not None and not options.accept_drift:
         # Nothing to do is nothing to lock. Anything else is decided again below, under the lock.
@@ -76,8 +78,7 @@ def apply(backend, scripts, options):
         if not _repair(scripts, known, options) and not _adopts(entries, options):
             _plan(backend, scripts, known, options, outcome, scan=False)
             if not (outcome.pending or outcome.conflicts) and backend.ledger.fingerprint_position() == at:
-                return outcome
-            outcome = Outcome()
+                return
     begun = time.monotonic()
     backend.before_lock()
     backend.lock.take(options.lock_timeout)
@@ -88,7 +89,6 @@ def apply(backend, scripts, options):
         _quietly(backend, backend.lock.release)
         raise
     backend.lock.release()
-    return outcome
 
 
 def _quietly(backend, action):

@@ -515,6 +515,7 @@ class Run:
         self.module, self.params = module, module.params
         self.options = run.Options(**{name: module.params[name] for name in _OPTIONS})
         self.backend = backend_of(module.params)
+        self.outcome = run.Outcome()
 
     def apply(self):
         """Apply, or with --check only look. Returns the result."""
@@ -526,12 +527,14 @@ class Run:
             return self._look(scripts)
         self.backend.open()
         before = self._plan_for_diff(scripts) if self.module._diff else None
-        outcome = run.apply(self.backend, scripts, self.options)
+        outcome = self.outcome
+        try:
+            run.apply(self.backend, scripts, self.options, outcome)
+        finally:  # what is found may be why a script fails
+            if not outcome.needed:
+                self._warn(outcome)
         if outcome.needed:
             return {**result_of(outcome), "changed": False, "needed": [script.checksum for script in outcome.needed]}
-        if outcome.waited > 1:
-            self.module.warn(f"Waited {outcome.waited:.0f} s for another run on database {self.params['database']}.")
-        self._warn(outcome)
         return {**result_of(outcome), **({"diff": before} if before and outcome.applied else {})}
 
     def _plan_for_diff(self, scripts):
@@ -561,6 +564,8 @@ class Run:
 
     def _warn(self, outcome):
         database = self.params["database"]
+        if outcome.waited > 1:
+            self.module.warn(f"Waited {outcome.waited:.0f} s for another run on database {database}.")
         if outcome.missing:
             self.module.warn(f"In the ledger of {database}, but not in the set any more: {', '.join(outcome.missing)}.")
         if outcome.unrecorded:
@@ -616,7 +621,11 @@ def main():
     work.backend.close()
     if params["state"] == "planned":
         module.exit_json(**result_of(run.Outcome()), problem=message)
-    module.fail_json(msg=f"Set {params['set_name']}, database {params['database']}: {message}", **more)
+    applied = work.outcome.applied
+    module.fail_json(
+        msg=f"Set {params['set_name']}, database {params['database']}: {message}", changed=bool(applied),
+        applied=applied, **more,
+    )
 
 
 if __name__ == "__main__":

@@ -354,7 +354,12 @@ def test_drift_is_named_and_survives_the_next_run(engine, made):
     said = made.refused(state="verified")
     assert "added    table" in said and "dropped  table" in said
     assert "by_hand" in said or "a2" in said
-    made.write(V3__d=engine.create("d"))
+    made.write(V3__d=engine.create("d"), V4__e="broken")
+    with pytest.raises(ModuleFailed) as failed:
+        made.apply()
+    assert "by none of its scripts" in str(failed.value.result["warnings"])
+    assert failed.value.result["changed"] and failed.value.result["applied"] == ["V3__d.sql"]
+    made.write(V4__e=engine.create("e"))
     result = made.apply()
     assert {change["change"] for change in result["drift"]} >= {"added", "dropped"}
     again = made.refused(state="verified")

@@ -9,6 +9,7 @@ import pytest
 from ansible_collections.frameworks.database.plugins.module_utils import clickhouse as client_module
 from ansible_collections.frameworks.database.plugins.module_utils import ledger_clickhouse
 from support.clickhouse import ADMIN, ADMIN_PASSWORD, ClickHouseServer, user_xml
+from support.modules import ModuleFailed
 from support.ports import wait_for
 from support.scripts import HOLD, ScriptSet, begin_in_child, in_child
 
@@ -282,7 +283,10 @@ def test_a_run_behind_a_killed_one_says_that_it_cannot_tell_drift(clickhouse, ma
     made.write(V2__b="CREATE TABLE b (n UInt8) ENGINE = Memory; CREATE TABLE c (n UInt8) ENGINE = Memory")
     killed(made, query, "CREATE TABLE b")
     query("ALTER TABLE a ADD COLUMN by_hand UInt8")
-    assert "changed it by hand cannot be told" in str(made.apply()["warnings"])
+    made.write(V3__c="broken")
+    with pytest.raises(ModuleFailed) as failed:
+        made.apply()
+    assert "changed it by hand cannot be told" in str(failed.value.result["warnings"])
 
 
 def test_a_run_that_has_lost_its_lease_records_no_schema(clickhouse, make):
