@@ -15,10 +15,10 @@ import threading
 import time
 
 from .clickhouse import ClickHouseError, ConnectionFailed, ServerError, quote_identifier, quote_string
-from .schema_plan import COLUMNS, LEASE, Entry, LedgerError, LockTaken, position
+from .schema_plan import ALTERED, COLUMNS, LEASE, Entry, LedgerError, LockTaken, from_ledger, position
 
 TABLE = "schema_ledger"
-_UNKNOWN_TABLE, _UNKNOWN_DATABASE = 60, 81
+_UNKNOWN_COLUMN, _UNKNOWN_TABLE, _UNKNOWN_DATABASE = 47, 60, 81
 _REMOVED = "removed"  # the status of an entry that is none any more
 _NUMBERS = ("statements", "completed", "duration_ms")
 _MOMENTS = ("started_at", "finished_at")
@@ -83,9 +83,10 @@ class ClickHouseLedger:
                 return None
             if error.code == _UNKNOWN_DATABASE:
                 raise NoDatabase(f"There is no database {self.database}: create it first") from None
+            remedy = ALTERED if error.code == _UNKNOWN_COLUMN else "What to do: the user needs SELECT on it"
             raise LedgerError(
                 f"The ledger {self.table()} cannot be read, so nothing is known about what is applied: {error}. "
-                "What to do: the user needs SELECT on it"
+                f"{remedy}"
             ) from None
         # Of removed entries too: a row with a lower one would not come before theirs.
         self._revision = max([row["revision"] for row in rows], default=0)
@@ -149,13 +150,21 @@ class ClickHouseLedger:
 
     def fingerprint(self):
         """(objects, position) as recorded last, (None, None) where none was. Raises LedgerError."""
+        rows = self._fingerprint("objects, position")
+        return (_objects(rows[0], self.table("_fingerprint")), rows[0]["position"]) if rows else (None, None)
+
+    def fingerprint_position(self):
+        """The position() that the recorded fingerprint belongs to, or None. Raises LedgerError."""
+        rows = self._fingerprint("position")
+        return rows[0]["position"] if rows else None
+
+    def _fingerprint(self, columns):
         try:
-            rows = self.rows(f"SELECT objects, position FROM {self.table('_fingerprint')} FINAL", "_fingerprint")
+            return self.rows(f"SELECT {columns} FROM {self.table('_fingerprint')} FINAL", "_fingerprint")
         except ServerError as error:
             if error.code == _UNKNOWN_TABLE:
-                return None, None
+                return None
             raise LedgerError(f"{self.table('_fingerprint')} cannot be read: {error}") from None
-        return (json.loads(rows[0]["objects"]), rows[0]["position"]) if rows else (None, None)
 
     def recorded_elsewhere(self):
         """The names of the objects that the ledgers of other databases have recorded, as far as they can be read."""
@@ -163,16 +172,11 @@ class ClickHouseLedger:
         for row in self.client.rows(
             f"SELECT database FROM system.tables WHERE name = '{name}' AND database != {quote_string(self.database)}"
         ):
-            with contextlib.suppress(ServerError):
+            with contextlib.suppress(ServerError, LedgerError):
                 table = f"{quote_identifier(row['database'])}.{name}"
                 for recorded in self.client.rows(f"SELECT objects FROM {table} FINAL"):
-                    found.update(json.loads(recorded["objects"]))
+                    found.update(_objects(recorded, table))
         return found
-
-    def fingerprint_position(self):
-        """The position() that the recorded fingerprint belongs to, or None."""
-        rows = self.rows(f"SELECT position FROM {self.table('_fingerprint')} FINAL", "_fingerprint")
-        return rows[0]["position"] if rows else None
 
     def record_fingerprint(self, objects, at):
         """Record `objects` as what the schema looks like at the ledger's position `at`."""
@@ -185,6 +189,11 @@ class ClickHouseLedger:
 
 def _position(rows):
     return position([row["set_name"], row["script"], row["checksum"], row["completed"]] for row in rows)
+
+
+def _objects(row, table):
+    advice = "drop it, and the next run records the schema as it finds it"
+    return from_ledger(row["objects"], f"The table {table}", advice)
 
 
 def _entry(row):

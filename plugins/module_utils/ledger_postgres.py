@@ -12,11 +12,16 @@ import threading
 import time
 
 from . import postgres
-from .schema_plan import COLUMNS, LEASE, Entry, LedgerError, LockTaken, position
+from .schema_plan import ALTERED, COLUMNS, LEASE, Entry, LedgerError, LockTaken, from_ledger, position
 
 SCHEMA = "schema_ledger"
 LOCK, PSQL_LOCK = "schema_apply", "schema_apply's psql"
 _UNDEFINED = ("42P01", "3F000")
+_REMEDIES = {
+    "42501": f". Log in as its owner; or GRANT USAGE ON SCHEMA {SCHEMA} TO …; "
+    f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {SCHEMA} TO …",
+    "42703": f". {ALTERED}",
+}
 _TABLES = f"""
 CREATE SCHEMA IF NOT EXISTS {SCHEMA};
 CREATE TABLE IF NOT EXISTS {SCHEMA}.lease (
@@ -74,9 +79,8 @@ class PostgresLedger:
             if error.pgcode in _UNDEFINED:
                 return None
             raise LedgerError(
-                f"The ledger {_HERE} cannot be read, so nothing is known about what is applied: {str(error).strip()}. "
-                f"Log in as its owner; or GRANT USAGE ON SCHEMA {SCHEMA} TO …; "
-                f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {SCHEMA} TO …"
+                f"The ledger {_HERE} cannot be read, so nothing is known about what is applied: {str(error).strip()}"
+                + _REMEDIES.get(error.pgcode, "")
             ) from None
 
     def create(self):
@@ -99,18 +103,26 @@ class PostgresLedger:
 
     def fingerprint(self):
         """(objects, position) as recorded last, (None, None) where none was. Raises LedgerError."""
-        try:
-            rows = self._execute(f"SELECT objects, position FROM {SCHEMA}.fingerprint")
-        except postgres.psycopg2.Error as error:
-            if error.pgcode in _UNDEFINED:
-                return None, None
-            raise LedgerError(f"{SCHEMA}.fingerprint cannot be read: {str(error).strip()}") from None
-        return (json.loads(rows[0][0]), rows[0][1]) if rows else (None, None)
+        rows = self._fingerprint("objects, position")
+        if not rows:
+            return None, None
+        advice = "drop it, and the next run records the schema as it finds it"
+        return from_ledger(rows[0][0], f"The table {SCHEMA}.fingerprint", advice), rows[0][1]
 
     def fingerprint_position(self):
-        """The position() that the recorded fingerprint belongs to, or None."""
-        rows = self._execute(f"SELECT position FROM {SCHEMA}.fingerprint")
+        """The position() that the recorded fingerprint belongs to, or None. Raises LedgerError."""
+        rows = self._fingerprint("position")
         return rows[0][0] if rows else None
+
+    def _fingerprint(self, columns):
+        try:
+            return self._execute(f"SELECT {columns} FROM {SCHEMA}.fingerprint")
+        except postgres.psycopg2.Error as error:
+            if error.pgcode in _UNDEFINED:
+                return None
+            raise LedgerError(
+                f"{SCHEMA}.fingerprint cannot be read: {str(error).strip()}" + _REMEDIES.get(error.pgcode, "")
+            ) from None
 
     def record_fingerprint(self, objects, at):
         """Record `objects` as what the schema looks like at the ledger's position `at`."""

@@ -26,6 +26,20 @@ COLUMNS = (
 LEASE = 60  # seconds after which the lease of a run that has died is free
 
 
+ALTERED = "It was altered, or another version of this collection has made it: give it back the columns that it had"
+
+
+def from_ledger(text, where, advice):
+    """The dictionary that a ledger has as `text`. Raises LedgerError, which says `where` and gives the `advice`."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise LedgerError(f"{where} does not hold what a run writes there, but {text[:40]!r}: {advice}")
+    return found
+
+
 def position(rows):
     """A short text that stands for what the ledger says is done; rows: [set, script, checksum, completed]."""
     return hashlib.sha256(json.dumps([list(map(str, row)) for row in rows]).encode()).hexdigest()[:32]
@@ -114,7 +128,9 @@ class Step:
         would be taken for its new text's.
         """
         entry = self.resumable
-        marker = json.loads(entry.marker) if entry and entry.marker else {}
+        marker = from_ledger(
+            entry.marker, f"The marker of {self.script.name}", "name it in repair to begin it again"
+        ) if entry and entry.marker else {}
         if marker and not marker.get("failed") and entry.checksum != self.script.checksum:
             raise Refused(
                 f"{self.script.name} was changed after a run had been cut off in it, behind statement {entry.completed}"
@@ -199,6 +215,11 @@ def _judge(plan, script, entry, highest, gone, moved):
                 "it that name again"
             )
         plan.pending.append(Step(script, "new", None))
+    elif entry.status not in (*DONE, "running", "failed"):
+        plan.conflicts.append(
+            f"{script.name} has the status {entry.status!r} in the ledger, which no run writes: set it to applied "
+            "there if that is what it is, or name it in repair to begin it again"
+        )
     elif entry.status not in DONE:
         plan.pending.append(Step(script, "resumed", entry))
     elif entry.checksum != script.checksum:

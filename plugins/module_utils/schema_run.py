@@ -10,7 +10,7 @@ import contextlib
 import time
 
 from .schema_drift import carry, changes
-from .schema_plan import Entry, LockTaken, Refused, make_plan, now
+from .schema_plan import DONE, Entry, LockTaken, Refused, make_plan, now
 from .schema_scan import Scan
 from .sql_script import ScriptError
 
@@ -47,8 +47,9 @@ class Outcome:
 def look(backend, scripts, options):
     """The Outcome that apply() would have, found by reading alone. Raises LedgerError, ScriptError, Refused."""
     outcome = Outcome()
-    entries, _at = backend.ledger.read()
+    entries, at = backend.ledger.read()
     outcome.ledger = entries is not None
+    recorded_at = backend.ledger.fingerprint_position() if outcome.ledger else None
     entries = dict(entries or {})
     outcome.repaired = _repair(scripts, entries, options)
     if _adopts(entries, options):
@@ -56,13 +57,16 @@ def look(backend, scripts, options):
         entries.update((script.name, Entry(checksum=script.checksum, status="adopted"))
                        for script in scripts if script.name in outcome.adopted)
     outcome.lock_holder = backend.lock.holder()
+    outcome.unrecorded = recorded_at not in (None, at) and not outcome.lock_holder
     _plan(backend, scripts, entries, options, outcome)
     if outcome.adopted and _empty(backend.objects()):
         outcome.conflicts.append(_NOTHING_TO_ADOPT)
     if options.accept_drift and outcome.ledger:
         with contextlib.suppress(Refused):  # what was not recorded is taken over without a word
             outcome.drift = drift(backend, options)
-    outcome.changed = bool(outcome.pending or outcome.adopted or outcome.repaired or outcome.drift)
+    outcome.changed = bool(
+        outcome.pending or outcome.adopted or outcome.repaired or outcome.drift or at is None or recorded_at != at
+    )
     return outcome
 
 
@@ -99,12 +103,12 @@ def _quietly(backend, action):
 
 def _apply_locked(backend, scripts, options, outcome):
     entries, at = backend.ledger.read()
-    if entries is None:
+    recorded, recorded_at = backend.ledger.fingerprint()
+    if entries is None or recorded is None:  # one of its tables may be gone
         backend.create_ledger()
         entries, at = backend.ledger.read()
     found = dict(entries)
     repaired = _repair(scripts, entries, options)
-    recorded, recorded_at = backend.ledger.fingerprint()
     if recorded_at != at:
         # A run has died between its last script and the fingerprint, or there has been none.
         outcome.unrecorded, recorded = recorded is not None, None
@@ -181,7 +185,7 @@ def _repair(scripts, entries, options):
             raise Refused(f"repair names {name}, which is neither in the set nor in its ledger")
         if entry is None:
             continue
-        if entry.status in ("failed", "running"):
+        if entry.status not in DONE:
             del entries[name]
             repaired.append(name)
         elif name in files and entry.checksum != files[name].checksum:

@@ -299,8 +299,9 @@ def test_a_ledger_that_cannot_be_read_stops_everything(engine, made):
     table = "schema_ledger.scripts" if engine.name == "postgresql" else "schema_ledger"
     column = "RENAME COLUMN checksum TO sum" if engine.name == "postgresql" else "DROP COLUMN checksum"
     engine.query(f"ALTER TABLE {table} {column}")
-    assert "cannot be read" in made.refused()
-    assert "cannot be read" in made.refused(check=True)
+    for check in (False, True):
+        said = made.refused(check=check)
+        assert "cannot be read" in said and "give it back the columns" in said and "GRANT" not in said
     assert engine.tables() == {"a"}
 
 
@@ -390,6 +391,37 @@ def test_a_function_of_a_script_is_no_drift_and_one_made_by_hand_is(engine, made
     finally:
         for function in (name, f"by_hand_{name}"):
             engine.query(f"DROP FUNCTION IF EXISTS {function}")
+
+
+@pytest.mark.parametrize("left", ["nothing", "rubbish"])
+def test_a_record_of_the_schema_that_is_lost_is_made_anew(engine, made, left):
+    """As by a restore of some tables, or by hand."""
+    made.write(V1__a=engine.create("a")).apply()
+    table = "schema_ledger.fingerprint" if engine.name == "postgresql" else "schema_ledger_fingerprint"
+    if left == "rubbish":
+        if engine.name == "postgresql":
+            engine.query(f"UPDATE {table} SET objects = '{{'")
+        else:
+            engine.query(f"INSERT INTO {table} SELECT taken_at + 1, position, '{{', one FROM {table} FINAL")
+        made.write(V2__b=engine.create("b"))
+        for state in ("verified", "applied"):
+            said = made.refused(state=state)
+            assert "fingerprint" in said and "drop it, and the next run records the schema" in said
+    engine.query(f"DROP TABLE {table}")
+    assert made.apply(check=True)["changed"] and made.apply()["changed"]
+    assert not made.apply(check=True)["changed"] and not made.apply(state="verified")["changed"]
+
+
+def test_a_status_that_no_run_writes_executes_nothing(engine, made):
+    made.write(V1__a=engine.create("a")).apply()
+    if engine.name == "postgresql":
+        engine.query("UPDATE schema_ledger.scripts SET status = 'done'")
+    else:
+        engine.query("INSERT INTO schema_ledger SELECT * REPLACE ('done' AS status, revision + 1 AS revision) "
+                     "FROM schema_ledger FINAL")
+    assert "V1__a.sql has the status 'done' in the ledger" in made.refused()
+    engine.query("DROP TABLE a")
+    assert made.apply(repair=["V1__a.sql"])["applied"] == ["V1__a.sql"]
 
 
 def test_drift_can_be_ignored_by_pattern(engine, made):
@@ -520,6 +552,10 @@ def test_a_function_that_another_database_has_recorded_is_no_drift(clickhouse, c
         clickhouse.query(f"DROP FUNCTION {function}")
         assert f"dropped  function {function}" in second.refused(state="verified")
         assert not first.apply(state="verified")["changed"]
+        ledger = f"{other}.schema_ledger_fingerprint"
+        clickhouse.query(f"INSERT INTO {ledger} SELECT taken_at + 1, position, '{{', one FROM {ledger} FINAL")
+        clickhouse.query(f"CREATE FUNCTION {function} AS x -> x + 1")
+        assert f"added    function {function}" in first.refused(state="verified")
     finally:
         clickhouse.query(f"DROP DATABASE {other} SYNC")
         clickhouse.query(f"DROP FUNCTION IF EXISTS {function}")
