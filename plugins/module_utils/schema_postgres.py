@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 
 from . import postgres
@@ -24,6 +25,18 @@ _REMEDIES = {
     "25006": ". Name the primary in login_host if this is a standby; else look where default_transaction_read_only is "
     "set: the server, the database or the login's role",
 }
+_WAITED = ("55P03", "57014")  # for a lock, or for longer than statement_timeout allows
+# Who is in a transaction with locks on tables of these names; of others' sessions not every login sees all.
+_HOLDERS = """
+SELECT 'server process ' || a.pid || concat(' (user ' || a.usename, ', ' || nullif(a.application_name, ''),
+    ', ' || a.state, ' since ' || date_trunc('second', a.state_change)) || ') on '
+    || string_agg(DISTINCT l.relation::regclass::text, ', ')
+FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a USING (pid)
+WHERE l.granted AND l.pid <> pg_catalog.pg_backend_pid() AND l.relation IN (
+  SELECT c.oid FROM pg_catalog.pg_class AS c WHERE lower(c.relname) = ANY(%s)
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+) GROUP BY a.pid, a.usename, a.application_name, a.state, a.state_change, a.xact_start ORDER BY a.xact_start LIMIT 5
+"""
 _COLLISIONS = ("23505", "42P06", "42P07", "42710", "XX000")
 
 
@@ -279,10 +292,21 @@ class PostgresBackend:
             filled = self.context.placeholders.fill(statement.text)
             line = statement.line + filled.count("\n", 0, int(error.diag.statement_position) - 1)
         where = "" if statement else "at its end (deferred constraints and the commit): "
-        return ScriptFailed(
-            script, where + self.context.placeholders.mask(describe(error)), completed, statement, number, scan.count,
-            line, remains,
-        )
+        said = self.context.placeholders.mask(describe(error))
+        if statement and error.pgcode in _WAITED:
+            said += self._holders(statement)
+        return ScriptFailed(script, where + said, completed, statement, number, scan.count, line, remains)
+
+    def _holders(self, statement):
+        """Whose locks a statement may have waited for, as lines of an error; empty where nobody has any now."""
+        words = sorted(set(re.findall(r"\w+", self.context.placeholders.fill(statement.text).lower())))
+        try:
+            with self.connection.cursor() as cursor:
+                cursor.execute(_HOLDERS, (words,))
+                found = [row[0] for row in cursor.fetchall()]
+        except postgres.psycopg2.Error:
+            return ""
+        return "".join(f"\n  Locks are held by {one}" for one in found)
 
 
 def describe(error):

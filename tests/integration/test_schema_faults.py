@@ -209,6 +209,19 @@ def test_what_no_transaction_takes_is_told_how_to_run(made):
     assert "make '-- no-transaction' the script's first line" in made.refused()
 
 
+@pytest.mark.parametrize("first", ["", "-- no-transaction\n"])
+def test_who_holds_the_lock_that_a_statement_waited_for_is_named(made, query, postgres, first):
+    query("CREATE TABLE a (n int); CREATE TABLE other (n int)")
+    with contextlib.closing(postgres.connect(made.options["database"], application_name="the app")) as app:
+        app.autocommit = False
+        app.cursor().execute("SELECT 1 FROM a, other")
+        made.write(V1__a=f"{first}SET lock_timeout = '50ms';\nALTER TABLE a ADD m int;")
+        said = made.refused()
+        assert f"Locks are held by server process {app.info.backend_pid} (user postgres, the app, idle in " in said
+        assert said.count("Locks are") == 1 and ") on a\n" in said
+    assert "V1__a.sql" in made.apply()["applied"]
+
+
 def test_placeholders_in_a_script_for_psql(made, query):
     made.options["placeholders"] = {"n": "1"}
     made.write(V1__a="-- like ${this}\n\\set x ${n}\nCREATE TABLE t (n text);\nCOPY t FROM STDIN;\n${that}\n\\.\n"
