@@ -17,7 +17,7 @@ from .schema_plan import ALTERED, COLUMNS, LEASE, Entry, LedgerError, LockTaken,
 SCHEMA = "schema_ledger"
 LOCK, PSQL_LOCK = "schema_apply", "schema_apply's psql"
 _UNDEFINED = ("42P01", "3F000")
-_REMEDIES = {
+REMEDIES = {
     "42501": f". Log in as its owner; or GRANT USAGE ON SCHEMA {SCHEMA} TO …; "
     f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {SCHEMA} TO …",
     "42703": f". {ALTERED}",
@@ -80,7 +80,7 @@ class PostgresLedger:
                 return None
             raise LedgerError(
                 f"The ledger {_HERE} cannot be read, so nothing is known about what is applied: {str(error).strip()}"
-                + _REMEDIES.get(error.pgcode, "")
+                + REMEDIES.get(error.pgcode, "")
             ) from None
 
     def create(self):
@@ -121,7 +121,7 @@ class PostgresLedger:
             if error.pgcode in _UNDEFINED:
                 return None
             raise LedgerError(
-                f"{SCHEMA}.fingerprint cannot be read: {str(error).strip()}" + _REMEDIES.get(error.pgcode, "")
+                f"{SCHEMA}.fingerprint cannot be read: {str(error).strip()}" + REMEDIES.get(error.pgcode, "")
             ) from None
 
     def record_fingerprint(self, objects, at):

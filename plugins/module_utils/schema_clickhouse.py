@@ -54,6 +54,11 @@ class ClickHouseBackend:
             isinstance(error, (AuthenticationFailed, NoDatabase)) or isinstance(error.__cause__, FileNotFoundError)
         )
 
+    @staticmethod
+    def remedy(_error):
+        """What to do about an error: it says so itself."""
+        return ""
+
     def _place(self):
         if not self.params.get("cluster"):
             return OneServer()

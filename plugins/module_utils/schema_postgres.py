@@ -12,7 +12,7 @@ import time
 
 from . import postgres
 from .drift_postgres import as_restored, postgres_objects, role_names, usual_grants
-from .ledger_postgres import AdvisoryLock, Lease, PostgresLedger
+from .ledger_postgres import REMEDIES, AdvisoryLock, Lease, PostgresLedger
 from .schema_plan import LedgerError, Refused, now
 from .schema_postgres_steps import OUTSIDE, apply_stepwise
 from .schema_psql import apply_with_psql, check_for_psql
@@ -20,8 +20,9 @@ from .schema_scan import ScriptFailed
 from .sql_postgres import PostgresSplitter
 from .sql_script import ScriptError
 
+_NO_CREATE = {"42501": ". The role that owns the objects needs CREATE on the database (its owner has it)"}
 _REMEDIES = {
-    "42501": ". The role that owns the objects needs CREATE on the database (its owner has it)",
+    **REMEDIES,
     "25006": ". Name the primary in login_host if this is a standby; else look where default_transaction_read_only is "
     "set: the server, the database or the login's role",
 }
@@ -104,8 +105,13 @@ class PostgresBackend:
         except postgres.psycopg2.Error as error:
             raise LedgerError(
                 f"The ledger cannot be created in {self.context.database}: {str(error).strip()}"
-                + _REMEDIES.get(error.pgcode, "")
+                + (_NO_CREATE.get(error.pgcode) or self.remedy(error))
             ) from None
+
+    @staticmethod
+    def remedy(error):
+        """What to do about an error of the server's, for the end of its message; empty for any other."""
+        return _REMEDIES.get(getattr(error, "pgcode", None), "")
 
     def _create_ledger(self, tries=20):
         # IF NOT EXISTS does not keep two that create the same at the same time from colliding in the catalogue.

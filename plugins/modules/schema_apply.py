@@ -517,11 +517,19 @@ class Run:
         self.backend = backend_of(module.params)
         self.outcome = run.Outcome()
 
-    def apply(self):
-        """Apply, or with --check only look. Returns the result."""
+    def check(self):
+        """Raises Refused where the parameters cannot be meant."""
+        if self.params["cluster"] and self.params["engine"] != "clickhouse":
+            raise Refused(f"cluster is for the engine clickhouse; {self.params['engine']} takes DDL for all its nodes")
+        for name in ("database", "set_name", *(() if self.params["engine"] == "clickhouse" else ("owner",))):
+            if self.params[name] == "":
+                raise Refused(f"{name} is empty")
         for name, value in {**self.params["placeholders"], **self.params["secret_placeholders"]}.items():
             if value is None or isinstance(value, (dict, list)):
                 raise Refused(f"The placeholder {name} has neither text nor a number for its value")
+
+    def apply(self):
+        """Apply, or with --check only look. Returns the result."""
         scripts = scripts_of(self.params)
         if self.module.check_mode or self.params["state"] == "planned":
             return self._look(scripts)
@@ -600,11 +608,10 @@ def main():
     params = module.params
     if not (params["remote_src"] or params["bundle"]):
         module.fail_json(msg="The action plugin of schema_apply did not run: call the module by its full name.")
-    if params["cluster"] and params["engine"] != "clickhouse":
-        module.fail_json(msg=f"cluster is for the engine clickhouse; {params['engine']} takes DDL for all its nodes.")
     work = Run(module)
     more, message = {}, ""
     try:
+        work.check()
         result = work.verify() if params["state"] == "verified" else work.apply()
         work.backend.close()
         module.exit_json(**result)
@@ -615,9 +622,9 @@ def main():
             "completed": error.completed, "message": error.server_message,
         }
     except ScriptError as error:
-        message = f"{str(error)[:1].upper()}{str(error)[1:]}" + (f" (line {error.line})" if error.line else "")
+        message = str(error) + (f" (line {error.line})" if error.line else "")
     except (Refused, LedgerError, LockTaken, *work.backend.errors) as error:
-        message = str(error).strip()
+        message = str(error).strip() + work.backend.remedy(error)
     work.backend.close()
     if params["state"] == "planned":
         module.exit_json(**result_of(run.Outcome()), problem=message)

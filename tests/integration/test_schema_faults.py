@@ -145,6 +145,25 @@ def test_a_ledger_that_cannot_be_made_comes_with_the_remedy_for_its_cause(
     postgres.query(f"DROP ROLE {unique}_o")
 
 
+def test_a_ledger_that_cannot_be_written_any_more_comes_with_the_remedy(made, query):
+    made.write(V1__a="SELECT 1").apply()
+    made.write(V2__b="SELECT 1")
+    query(f"ALTER DATABASE {made.options['database']} SET default_transaction_read_only = on")
+    assert "Name the primary in login_host" in made.refused()
+
+
+@pytest.mark.parametrize("name", ["database", "set_name", "owner"])
+def test_a_name_that_is_empty_is_refused(made, name):
+    """As a variable leaves it that nobody has set: an empty owner was the administrator."""
+    made.write(V1__a="SELECT 1")
+    assert f"{name} is empty" in made.refused(**{name: ""})
+    assert f"{name} is empty" in made.apply(**{name: ""}, state="planned")["problem"]
+
+
+def test_a_path_is_told_as_it_was_given(made):
+    assert "database x: scripts/shop: there is no such folder" in made.refused(path="scripts/shop", database="x")
+
+
 def test_a_second_owner_gets_along_with_what_the_message_says(made, query, unique):
     made.write(V1__a="SELECT 1").apply()
     query(f"CREATE ROLE {unique}; GRANT CREATE ON SCHEMA public TO {unique}")
