@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import stat
 import zlib
 
 from .sql_script import ScriptError
@@ -24,6 +25,7 @@ _NAMES = (
     ("versioned", re.compile(r"(\d+)_.+\.sql$")),
     ("repeatable", re.compile(r"R__.+\.sql$")),
 )
+_WAY_BACK = re.compile(r".+\.(?:down|undo|rollback)\.sql$", re.I)
 _NO_TRANSACTION = re.compile(rb"--[ \t]*no-transaction[ \t]*\r?(?:\n|$)")
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what Python makes of the other bytes in a file's name
 
@@ -76,6 +78,8 @@ def classify(name):
 def _load(name, path):
     digest = hashlib.sha256()
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ScriptError(f"{path} is no file")  # a pipe would be waited for without end
         with open(path, "rb", buffering=0) as stream:  # most are small, and one of Python's buffers is as slow as they
             for block in iter(lambda: stream.read(1 << 20), b""):
                 digest.update(block)
@@ -140,6 +144,11 @@ def _checked(scripts, where):
     for script in scripts:
         if _NOT_UTF8.search(script.name):
             raise ScriptError(f"{where}: {os.fsencode(script.name)} is no name in UTF-8: rename it")
+        if _WAY_BACK.match(script.name):
+            raise ScriptError(
+                f"{where}: {script.name} has the name of one that takes another back, and would be executed as well: "
+                "move it elsewhere"
+            )
         if not script.size:
             raise ScriptError(f"{where}: {script.name} is empty")
         if script.version and script.order in versions:

@@ -218,14 +218,15 @@ def test_a_script_that_cannot_be_run_is_refused_before_any_other(engine, made):
         ({"init.sql": b"SELECT '\xe4'"}, "not UTF-8"),
         ({"notes.sql": "SELECT 1"}, "not the name of a script: notes.sql"),
         ({"V1__a.sql": "SELECT 1", "0001_b.sql": "SELECT 1"}, "have the same version"),
+        ({"1_a.down.sql": "SELECT 1", "1_a.up.sql": "SELECT 1"}, "1_a.down.sql has the name of one that takes another"),
         ({"init.sql": "SELECT 1", "more/V1__a.sql": "SELECT 1"}, "scripts lie in"),
         ({"1_a.sql": "-- migrate:up\nSELECT 1;\n-- migrate:down\nSELECT 2;"}, "line 3: the way back begins here"),
         ({"1_a.sql": "-- +goose Up\nSELECT 1;\n\n-- +goose Down\nSELECT 2;"}, "line 4: the way back begins here"),
         ({"V1__gr\udcfcn.sql": "SELECT 1"}, r"b'V1__gr\xfcn.sql' is no name in UTF-8"),
     ],
     ids=[
-        "empty folder", "empty file", "only comments", "not UTF-8", "bad name", "version twice", "subfolder",
-        "dbmate", "goose", "Latin-1 name",
+        "empty folder", "empty file", "only comments", "not UTF-8", "bad name", "version twice", "way back",
+        "subfolder", "dbmate", "goose", "Latin-1 name",
     ],
 )
 def test_bad_sets_are_refused_by_name(engine, made, files, says):

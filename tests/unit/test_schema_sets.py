@@ -1,6 +1,7 @@
 """Script sets, plans and drift without a server."""
 
 import importlib
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,13 @@ def test_versions_are_numbers():
     assert version_order("1") == version_order("1.0") == version_order("01")
     with pytest.raises(ScriptError):
         version_order("latest")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])  # a pipe would be waited for without end
+def test_what_is_no_file_is_no_script(tmp_path, make):
+    make(tmp_path / "V1__a.sql")
+    with pytest.raises(ScriptError, match="V1__a.sql is no file"):
+        from_folder(str(tmp_path))
 
 
 def test_a_bundle_brings_short_scripts_and_leaves_long_ones(tmp_path):
