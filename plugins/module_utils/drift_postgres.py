@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from .drift_postgres_more import MARK, MORE, PREFIXES
 from .ledger_postgres import SCHEMA
 
 # Objects of extensions belong to the extension's version, which is listed itself. Through to_jsonb a column is read
@@ -43,6 +44,11 @@ WITH spaces AS (
     FROM relations AS r JOIN named AS n USING (oid)
   UNION ALL SELECT object, proacl, acldefault('f', proowner) FROM routines
   UNION ALL SELECT object, typacl, acldefault('T', typowner) FROM types
+  UNION ALL SELECT n.object, t.typacl, acldefault('T', t.typowner) FROM relations AS r JOIN named AS n USING (oid)
+    JOIN pg_type AS t ON t.oid = r.reltype WHERE r.relkind = 'c'
+  UNION ALL SELECT 'server ' || quote_ident(srvname), srvacl, acldefault('S', srvowner) FROM pg_foreign_server
+  UNION ALL SELECT 'foreign-data wrapper ' || quote_ident(fdwname), fdwacl, acldefault('F', fdwowner)
+    FROM pg_foreign_data_wrapper
   UNION ALL SELECT 'column ' || a.attrelid::regclass::text || '.' || quote_ident(a.attname), a.attacl, NULL
     FROM pg_attribute AS a JOIN relations AS r ON r.oid = a.attrelid WHERE a.attnum > 0
   UNION ALL SELECT 'default ' || CASE d.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences'
@@ -174,6 +180,18 @@ def _without_type_as_name(found):
 def postgres_objects(connection):
     """Every object of the database's schemas as a dictionary: its kind and name to its definition."""
     return _read(connection, _OURS)
+
+
+def postgres_fingerprint(connection):
+    """postgres_objects(), and what drift_postgres_more.py looks at."""
+    return _read(connection, _OURS + MORE)
+
+
+def as_seen_now(recorded, live):
+    """`recorded` with what no version looked at that did not leave its mark there, as it is `live`."""
+    if MARK in recorded:
+        return recorded
+    return {**{name: definition for name, definition in live.items() if name.startswith(PREFIXES)}, **recorded}
 
 
 def usual_grants(connection, names):

@@ -11,7 +11,7 @@ import re
 import time
 
 from . import postgres
-from .drift_postgres import as_restored, postgres_objects, role_names, usual_grants
+from .drift_postgres import as_restored, as_seen_now, postgres_fingerprint, role_names, usual_grants
 from .ledger_postgres import REMEDIES, AdvisoryLock, Lease, PostgresLedger
 from .schema_plan import LedgerError, Refused, now
 from .schema_postgres_steps import OUTSIDE, apply_stepwise
@@ -133,14 +133,15 @@ class PostgresBackend:
         """The live schema: every object's name to its definition. Ends a script's effect on the session."""
         if self._used:
             self.run(self.connection, self.fresh_session())
-        return postgres_objects(self.connection)
+        return postgres_fingerprint(self.connection)
 
     def expected(self, recorded, live):
         """`recorded` with what the grants that the inventory declares have changed since."""
         from .drift_grants import Declared  # takes its time, and is not needed otherwise
 
         return Declared(self.params["declared_grants"], self.context.database).expected(
-            recorded, live, lambda names: usual_grants(self.connection, names), lambda: role_names(self.connection)
+            as_seen_now(recorded, live), live, lambda names: usual_grants(self.connection, names),
+            lambda: role_names(self.connection),
         )
 
     def laid_out(self, definitions):

@@ -16,7 +16,7 @@ import re
 import time
 
 from . import postgres
-from .drift_postgres import postgres_objects
+from .drift_postgres import postgres_fingerprint
 from .schema_plan import Refused, now
 from .schema_scan import CLOSES, ScriptFailed
 
@@ -203,7 +203,7 @@ class _Run:
         """What the objects that the statement names look like, and all that hangs on a table of that name."""
         text, grants = self._text(statement), _GRANTS.match(statement.text)
         objects = {
-            name: definition for name, definition in postgres_objects(self.connection).items()
+            name: definition for name, definition in postgres_fingerprint(self.connection).items()
             if (grants or not name.startswith("grants on "))
             and (statement.word in _OPAQUE or _names(text, name, definition))
         }

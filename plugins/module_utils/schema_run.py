@@ -212,7 +212,7 @@ def _adopted(scripts, options):
 
 
 def _empty(objects):
-    return all(name.startswith(("schema ", "extension ", "grants ")) for name in objects)
+    return all(name.startswith(("schema ", "extension ", "grants ", "settings ", "fingerprint")) for name in objects)
 
 
 def _adopt(backend, scripts, entries, options, objects, outcome):
