@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import fnmatch
 
+LINES = 500  # of text for people
+
 
 def changes(recorded, live, ignore=(), laid_out=list):
     """What sets `live` apart from `recorded`, both dictionaries of object to definition, as a list in order of names.
@@ -49,9 +51,11 @@ def carry(recorded, before, after):
 
 
 def readable(found):
-    """Changes as lines of text."""
+    """Changes as lines of text, as many as somebody reads; the result has all of them."""
     lines = []
-    for change in found:
+    for number, change in enumerate(found):
+        if len(lines) >= LINES:
+            return [*lines, f"… and {len(found) - number} more, of {len(found)}"]
         lines.append(f"{change['change']:<8} {change['object']}")
         lines += [f"         {line}" for line in change["diff"]]
     return lines

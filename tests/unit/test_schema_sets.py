@@ -152,6 +152,8 @@ def test_drift_by_name():
         ("changed", "view v"),
     ]
     assert readable(found)[-3:] == ["          one", "         -two", "         +2"]
+    many = readable([{"object": f"table t{n}", "change": "added", "diff": ["+x"]} for n in range(5000)])
+    assert many[499] == "         +x" and many[500:] == ["… and 4750 more, of 5000"]
 
 
 def test_what_a_run_changes_is_carried_over_and_the_rest_stays_drift():
