@@ -148,7 +148,7 @@ def _connection_failed(params, database, said):
     where = "login_unix_socket and login_port" if params.get("login_unix_socket") else "login_host and login_port"
     reason, remedy = next((reason, remedy) for reason, sign, remedy in _CAUSES if sign in said)
     user = params["login_user"]
-    missing = "check login_db" if database == params["login_db"] else "create it first, or check its name"
+    missing = "check login_db" if database == params.get("login_db") else "create it first, or check its name"
     remedy = remedy.format(user=f"login_user ({user})", where=where, database=missing)
     said = " ".join(said.split())
     return ConnectionFailed(
