@@ -84,6 +84,15 @@ def test_what_is_there_stays_and_what_is_missing_is_added(environment):
     assert not [line for line in after.splitlines() if line.split(": ")[-1] in added.output and ": " in line]
 
 
+def test_no_secrets_are_made_inside_an_installed_collection(tmp_path):
+    (tmp_path / "inventories").mkdir()
+    (tmp_path / "MANIFEST.json").touch()
+    environment = Environment(tmp_path / "inventories")
+    run = environment.run("secrets.yml", "-l", "staging")
+    assert run.code and "would go with its next update. Copy it" in " ".join(run.output.split())
+    assert not environment.vault.exists()
+
+
 def test_a_file_in_clear_is_not_overwritten(environment):
     environment.vault.write_text("postgres_user_password: short\n")
     run = environment.run("secrets.yml", "-l", "staging")
