@@ -19,6 +19,7 @@ from ansible_collections.frameworks.database.plugins.module_utils import backup_
 from ansible_collections.frameworks.database.plugins.module_utils.backup_postgres_run import PostgresBackup
 from ansible_collections.frameworks.database.plugins.module_utils.postgres import dialect
 from support.modules import ModuleFailed, run_module
+from support.playbooks import ROOT
 from support.ports import wait_for
 from support.postgres import PostgresServer, bin_dir
 from support.schema import POSTGRES_INIT, POSTGRES_SEED
@@ -692,3 +693,21 @@ def test_a_database_is_not_replaced_through_a_connection_to_itself(postgres, pla
     with pytest.raises(ModuleFailed, match="let login_db be another one"):
         backup("restored", replace=True, login_db=plain)
     assert not postgres.query("SELECT FROM pg_database WHERE datname = 'plain_restored'")
+
+
+def test_a_backup_comes_back_without_ansible_as_the_page_says(postgres, postgres_database, backup):
+    postgres.query("CREATE TABLE t AS SELECT 7 AS n", database=postgres_database)
+    made, copy = backup(databases=[postgres_database])["backup"], f"{postgres_database}_restored"
+    commands = (ROOT / "docs/backup.md").read_text().split("## Without Ansible")[1].split("```bash")[1].split("```")[0]
+    for shown, here in (("20261122T030000Z", made["name"]), ("frameworks.dump", f"{postgres_database}.dump"),
+                        ("frameworks_restored", copy), ("frameworks_user", "postgres")):
+        assert shown in commands
+        commands = commands.replace(shown, here)
+    login = {"PGHOST": postgres.host, "PGPORT": str(postgres.port), "PGPASSWORD": postgres.password}
+    path = os.pathsep.join([str(bin_dir()), os.environ["PATH"]])
+    try:
+        environment = {**os.environ, **login, "PATH": path}
+        subprocess.run(["bash", "-euc", commands], cwd=backup.path, env=environment, check=True)
+        assert postgres.query("SELECT n FROM t", database=copy) == [(7,)]
+    finally:
+        postgres.query(f"DROP DATABASE IF EXISTS {copy}")
