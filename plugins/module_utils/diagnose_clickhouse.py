@@ -137,12 +137,16 @@ def failed_backups(report, client):
 
 def inside(report, client, database):
     """Size and schema ledger of one database."""
+    name = quote_string(database)
     found = client.rows(
-        "SELECT count() AS tables, formatReadableSize(sum(total_bytes)) AS size FROM system.tables "
-        f"WHERE database = {quote_string(database)}"
+        f"SELECT (SELECT count() FROM system.databases WHERE name = {name}) AS there, count() AS tables, "
+        f"formatReadableSize(sum(total_bytes)) AS size FROM system.tables WHERE database = {name}"
     )[0]
+    if not found["there"]:
+        report.add(AREA, "problem", f"there is no database {database}", "run the environment's playbook")
+        return
     if not found["tables"]:
-        report.add(AREA, "problem", f"database {database} has no tables", "run the environment's playbook")
+        report.add(AREA, "warning", f"database {database} has no tables", "load its schema, or restore a backup")
         return
     report.add(AREA, "ok", f"database {database} has {found['tables']} tables, {found['size']}")
     report_ledger(report, AREA, database, ledger(client, database))

@@ -181,8 +181,11 @@ def test_clickhouse_tells_what_does_not_get_on(clickhouse, clickhouse_database):
     assert "1 parts to do" in found(result, "clickhouse", "warning")
     assert "KILL MUTATION" in found(result, "clickhouse", "warning")
     assert "token=***" in found(result, "clickhouse", "warning") and "geheim" not in json.dumps(result)
-    assert "database absent has no tables" in found(result, "clickhouse", "problem")
+    assert "there is no database absent" in found(result, "clickhouse", "problem")
     assert "disk default" in found(result, "clickhouse", "ok") and result["counts"]["unknown"] == 0
+    clickhouse.query(f"DROP TABLE {clickhouse_database}.t SYNC")
+    result = look(clickhouse=clickhouse.login(), clickhouse_databases=[clickhouse_database])
+    assert f"{clickhouse_database} has no tables" in found(result, "clickhouse", "warning")
 
 
 def test_errors_at_the_end_of_logs_are_shown_without_secrets(tmp_path):
