@@ -13,6 +13,7 @@ author: FrameWorks platform team (@frameworks)
 description:
   - Encrypts each text as C(ansible-vault encrypt) would, with the vault password that ansible-playbook was given, by
     whatever way. The filter P(ansible.builtin.vault#filter) needs the password itself, which playbooks do not see.
+  - M(ansible.builtin.copy) decrypts what it writes unless it is given C(decrypt=false).
 options:
   _terms:
     description: Texts.
@@ -27,6 +28,7 @@ EXAMPLES = r"""
     content: "{{ lookup('frameworks.database.vault_encrypt', secrets | to_nice_yaml) }}"
     dest: group_vars/prod/vault.yml
     mode: "0600"
+    decrypt: false
 """
 
 RETURN = r"""
