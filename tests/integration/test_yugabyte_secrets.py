@@ -28,7 +28,7 @@ class Environment:
 
     def run(self, playbook, *options, password=True):
         path = ROOT / "playbooks" / playbook
-        vault = ["--vault-password-file", self.password] if password else []
+        vault = ["--vault-password-file", self.password] if password is True else password or []
         return CONTROLLER.run(ROOT, "-i", self.folder, path, *options, *vault)
 
     def _vault(self, what):
@@ -140,10 +140,32 @@ def test_check_makes_nothing_and_says_so(environment):
     assert environment.vault.read_bytes() == before
 
 
+def test_what_is_added_is_encrypted_as_the_rest(environment, tmp_path):
+    """Of several vault passwords the file has its own: with the first, another environment's opened it."""
+    (tmp_path / "other").write_text("another environment's\n")
+    ids = ["--vault-id", f"prod@{tmp_path / 'other'}", "--vault-id", f"staging@{environment.password}"]
+    environment.edit(lambda text: text.replace("clickhouse_db_password:", "other_password:"))
+    assert environment.run("secrets.yml", "-l", "staging", password=ids).ok().count("changed") == 1
+    assert "\nclickhouse_db_password: " in environment.secrets()
+    assert environment.vault.read_text().startswith("$ANSIBLE_VAULT;1.2;AES256;staging\n")
+
+
+def test_a_file_is_made_with_the_vault_password_that_is_named(environment, tmp_path, monkeypatch):
+    environment.vault.unlink()
+    (tmp_path / "other").write_text("another environment's\n")
+    ids = ["--vault-id", f"prod@{tmp_path / 'other'}", "--vault-id", f"staging@{environment.password}"]
+    run = environment.run("secrets.yml", "-l", "staging", password=ids)
+    assert run.code and "There are several vault passwords (prod, staging): give one" in " ".join(run.output.split())
+    assert not environment.vault.exists()
+    monkeypatch.setenv("ANSIBLE_VAULT_ENCRYPT_IDENTITY", "staging")
+    environment.run("secrets.yml", "-l", "staging", password=ids).ok()
+    assert "\nclickhouse_db_password: " in environment.secrets()
+
+
 def test_without_a_vault_password_nothing_is_written(environment):
     environment.vault.unlink()
     run = environment.run("secrets.yml", "-l", "staging", password=False)
-    assert run.code
+    assert run.code and "There is no vault password to encrypt with" in " ".join(run.output.split())
     assert not environment.vault.exists()
 
 
