@@ -87,7 +87,7 @@ class ActionModule(ActionBase):
         """Options for the passwords that this run was given, through pipes with a name: they are written nowhere."""
         options = [
             f"--vault-id={vault_id}@{_pipe(folder, f'vault-{number}', secret.bytes)}"
-            for number, (vault_id, secret) in enumerate(vault_secrets(self._loader))
+            for number, (vault_id, secret) in enumerate(vault_secrets())
         ]
         for option, password in (
             ("--connection-password-file", self._play_context.password),

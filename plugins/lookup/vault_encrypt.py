@@ -80,7 +80,7 @@ class LookupModule(LookupBase):
     def run(self, terms, variables=None, **kwargs):
         """The encrypted texts; AnsibleLookupError where no vault password is the one to encrypt with."""
         self.set_options(var_options=variables, direct=kwargs)
-        secrets = vault_secrets(self._loader)
+        secrets = vault_secrets()
         try:
             vault_id, secret = chosen(secrets, self.get_option("like"))
         except AnsibleError as error:

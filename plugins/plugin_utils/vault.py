@@ -6,15 +6,9 @@
 
 from __future__ import annotations
 
-try:
-    from ansible.parsing.vault import VaultSecretsContext
-except ImportError:  # ansible-core before 2.19
-    VaultSecretsContext = None
+from ansible.parsing.vault import VaultSecretsContext
 
 
-def vault_secrets(loader):
-    """[(vault ID, VaultSecret)] in the order in which they are tried; empty where there are none.
-
-    loader: a plugin's DataLoader, which is all that knows them outside of the command line's own code.
-    """
-    return (VaultSecretsContext.current().secrets if VaultSecretsContext else loader._vault.secrets) or []
+def vault_secrets():
+    """[(vault ID, VaultSecret)] in the order in which they are tried; empty where there are none."""
+    return VaultSecretsContext.current().secrets or []

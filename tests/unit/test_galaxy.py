@@ -9,6 +9,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
+from ansible.release import __version__
 
 ROOT = Path(__file__).parents[2]
 COLLECTION = "ansible_collections/frameworks/database"
@@ -57,3 +59,11 @@ def test_the_readme_s_commands_install_it(run, tmp_path):
     run(re.sub("^ansible-playbook.*", "", block, flags=re.M))
     assert (tmp_path / "home/.ansible/collections" / COLLECTION / "MANIFEST.json").is_file()
     assert f"-i ~/.ansible/collections/{COLLECTION}/inventories/dev" in block
+
+
+def test_the_oldest_ansible_that_is_promised_is_the_one_that_is_tested():
+    """Of older ones the promise was never kept: with 2.17 no environment's secrets could be made."""
+    promised = yaml.safe_load((ROOT / "meta/runtime.yml").read_text())["requires_ansible"]
+    for path in (ROOT / "roles").glob("*/meta/main.yml"):
+        minimum = yaml.safe_load(path.read_text())["galaxy_info"]["min_ansible_version"]
+        assert promised.startswith(f">={minimum}.") and __version__.startswith(f"{minimum}."), path
