@@ -30,10 +30,7 @@ _NO_ROW = re.compile(
     r"WITH)(?:[ \r(][^\t\n]*)?$)", re.I | re.M,
 )
 # Behind these, FORMAT is the name of a column or table.
-_NAME_FOLLOWS = re.compile(
-    r"[-,.(\[{+*/%=<>!|?:]|SELECT|DISTINCT|AS|FROM|JOIN|ON|WHERE|PREWHERE|HAVING|AND|OR|NOT|BY|WITH|IN|LIKE|ILIKE|CASE|WHEN|"
-    r"THEN|ELSE|BETWEEN|INTO|TABLE|USING|LIMIT|OFFSET", re.I,
-)
+_NAME_FOLLOWS = re.compile(r"[-,.(\[{+*/%=<>!|?:]|INTO|TABLE|WHERE|PREWHERE|HAVING|AND|OR|NOT|BY|IN|LIKE|ON", re.I)
 
 
 class ClickHouseSplitter(Splitter):
@@ -48,6 +45,7 @@ class ClickHouseSplitter(Splitter):
         self._format = False  # the word FORMAT of an INSERT has just been read
         self._before = ""  # the token before this one
         self._expects_rows = False
+        self._select = self._input = False  # whether an INSERT has had them: one with SELECT has rows only for input()
 
     def token(self):
         if self.words and not self._expects_rows:
@@ -81,6 +79,7 @@ class ClickHouseSplitter(Splitter):
             else:
                 self.pos = found.end()
                 self.depth += (text == "(") - (text == ")")
+                self._input = self._input or (text == "(" and before.upper() == "INPUT")
         return None
 
     def _word(self, found, before):
@@ -89,7 +88,11 @@ class ClickHouseSplitter(Splitter):
         if not self.words:
             self.words.append(word)
             self._expects_rows = word == "INSERT"
-        elif not self._expects_rows or self.depth:
+        elif not self._expects_rows:
+            return None
+        elif word == "SELECT":
+            self._select = True
+        elif self.depth or (self._select and not self._input):
             return None
         elif self._format:
             self._format = False

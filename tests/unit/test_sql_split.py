@@ -120,6 +120,16 @@ CLICKHOUSE = {
          "INSERT INTO t SELECT format FROM a ORDER BY format LIMIT 1", "INSERT INTO format SELECT id AS format FROM a",
          "SELECT 2"],
     ),
+    "format of an insert that selects": (
+        "INSERT INTO t SELECT 1 FORMAT Null; INSERT INTO t (a) (SELECT 1) FORMAT Null; "
+        "INSERT INTO t WITH 1 AS input SELECT input FORMAT Null; SELECT 2",
+        ["INSERT INTO t SELECT 1 FORMAT Null", "INSERT INTO t (a) (SELECT 1) FORMAT Null",
+         "INSERT INTO t WITH 1 AS input SELECT input FORMAT Null", "SELECT 2"],
+    ),
+    "inline data of an insert that selects from it": (
+        "INSERT INTO t SELECT format FROM input('format String') WHERE format != ';' FORMAT TSV\na;\nb\n\nSELECT 2",
+        ["INSERT INTO t SELECT format FROM input('format String') WHERE format != ';' FORMAT TSV\na;\nb", "SELECT 2"],
+    ),
     "inline data behind a list of columns, or a name in quotes": (
         "INSERT INTO t (a) FORMAT CSV 1\n\nINSERT INTO `t` FORMAT CSV 1\n\nSELECT 2",
         ["INSERT INTO t (a) FORMAT CSV 1", "INSERT INTO `t` FORMAT CSV 1", "SELECT 2"],
