@@ -42,7 +42,8 @@ NAME_BYTES = 63
 _CAUSES = (
     ("password", "password authentication failed", "check {user} and login_password"),
     ("password", "no password supplied", "the server asks for a password: set login_password"),
-    ("peer", "Peer authentication failed", "over the socket this account may not be {user}: see pg_ident.conf"),
+    ("peer", "Peer authentication failed",
+     "over the socket this account may not be {user}: become_user the account of that name, or see pg_ident.conf"),
     ("tls", "server does not support SSL", "switch TLS on in the server, or set ssl_mode to disable"),
     ("tls", "certificate verify failed", "ca_cert must hold the authority that signed the server's certificate"),
     ("tls", "does not match host name", "use a name in login_host that the server's certificate is made out to"),

@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.frameworks.database.plugins.module_utils import postgres as module
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.ports import free_port
+from support.ports import free_port, wait_for
 from support.postgres import PostgresServer
 
 TEXT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1)
@@ -150,6 +150,20 @@ def test_a_trusted_certificate_is_accepted(tls_server):
     connection = module.connect(params(tls_server, login_host="localhost", **trusting))
     assert connection.info.ssl_in_use
     connection.close()
+
+
+def test_who_is_somebody_else_over_the_socket_is_told_how_to_become_him(tls_server):
+    rules = tls_server.data / "pg_hba.conf"
+    rules.write_text("local all another peer\n" + rules.read_text())
+    tls_server.query("SELECT pg_reload_conf()")
+
+    def said():
+        with pytest.raises(module.ConnectionFailed) as caught:
+            module.connect(params(tls_server, login_user="another", login_unix_socket=str(tls_server.directory)))
+        return str(caught.value)
+
+    wait_for(lambda: "Peer authentication failed" in said(), "the server has read its rules")
+    assert "become_user" in said()
 
 
 def test_nobody_listens(postgres):
