@@ -72,14 +72,14 @@ def apply_with_psql(backend, script, scan):
         ) as psql:
             said, complaints = psql.communicate(wrapper)
     committed = _committed(backend, script)
-    if psql.returncode and not committed:
-        failure = _failure(backend, script, complaints.strip())
-        backend.record(backend.context.entry(script, None, "failed", 0, started, error=str(failure)))
-        raise failure
     if said == f"{_NOT_OURS}\n":
         raise ScriptFailed(script, "psql reached a server on which this run does not hold its lock, and did nothing")
     if not committed:
-        raise ScriptFailed(script, "psql ended without an error, but before the script's end")
+        if not psql.returncode:
+            complaints = f"psql ended without an error, but before the script's end\n{complaints}"
+        failure = _failure(backend, script, complaints.strip())
+        backend.record(backend.context.entry(script, None, "failed", 0, started, error=str(failure)))
+        raise failure
 
 
 def _committed(backend, script):

@@ -214,7 +214,9 @@ def test_meta_commands_go_through_psql(made, query):
 def test_a_meta_script_that_ends_early_is_not_applied(made, query):
     made.write(V1__a="CREATE TABLE a (n int);\n\\set ON_ERROR_STOP off\nSELECT 1/0;\nCREATE TABLE b (n int);\n")
     said = made.refused()
-    assert "before the script's end" in said and tables(query) == set()
+    assert "line 3: ERROR:  division by zero" in said and tables(query) == set()
+    made.write(V1__a="CREATE TABLE a (n int);\n\\prompt n\n")
+    assert "before the script's end" in made.refused() and tables(query) == set()
 
 
 def test_the_ledgers_row_of_an_earlier_try_is_no_proof_of_success(made, query):
