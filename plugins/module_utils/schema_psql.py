@@ -35,6 +35,11 @@ def check_for_psql(scan):
             f"{scan.connect.text.split()[0]} would leave the database of the set: make it a set of its own, or write "
             "the dump without --create", scan.connect.line,
         )
+    if scan.include:
+        raise ScriptError(
+            f"{scan.include.text}: the files beside a script are not there where psql runs it. Name the file by its "
+            "whole path on the host that connects, or make it a script of the set", scan.include.line,
+        )
     if scan.bracketed or scan.control:
         raise ScriptError(
             "a script with psql's commands is applied in one transaction: take its BEGIN and COMMIT out",

@@ -14,6 +14,7 @@ MASK = "********"
 LEGIBLE = 3  # characters at the beginning of a secret that tell nothing
 KEEP = 1 << 20  # bytes: shorter scripts are split only once
 _CONNECT = re.compile(r"\\c(?:onnect)?(?:\s|$)")
+_INCLUDE = re.compile(r"\\i(?:r|nclude|nclude_relative)?[ \t]+'?[^/:'`\s]")  # of a file without its whole path
 _PLACEHOLDER = re.compile(r"\$\{([^{}\s]+)\}")
 # PostgreSQL's words for beginning and ending a transaction; ROLLBACK TO a savepoint is none of them.
 _OPENS = re.compile(r"(?:BEGIN|START\s+TRANSACTION)\b", re.I)
@@ -94,7 +95,8 @@ class Placeholders:
 class Scan:
     """What a script holds.
 
-    count: its statements. meta: the first psql meta-command, or None; connect: the first that goes to another database.
+    count: its statements. meta: the first psql meta-command, or None; connect: the first that goes to another database;
+    include: the first that reads a file that is not named by its whole path.
     bracketed: whether one plain BEGIN … COMMIT encloses all of it. control: the first other statement that begins or
     ends a transaction, or None. unlocks: the first that gives the session's advisory locks back, or None.
     """
@@ -102,7 +104,7 @@ class Scan:
     def __init__(self, script, splitter, placeholders, keep=True):
         self._script, self._splitter = script, splitter
         self.count, self.meta, self.connect, self.control, self.bracketed = 0, None, None, None, False
-        self.unlocks = None
+        self.include = self.unlocks = None
         self._kept = [] if keep and script.size <= KEEP else None
         first = last = None
         controls = []
@@ -115,6 +117,8 @@ class Scan:
                     self.meta = self.meta or statement
                     if _CONNECT.match(statement.text):
                         self.connect = self.connect or statement
+                    if _INCLUDE.match(statement.text):
+                        self.include = self.include or statement
                     if len(controls) < 3 and statement.word in _CONTROL:  # as in COMMIT \g
                         controls.append(statement)
                 elif len(controls) < 3 and (_OPENS.match(statement.text) or CLOSES.match(statement.text)):

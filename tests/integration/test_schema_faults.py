@@ -264,6 +264,7 @@ def test_meta_commands_without_psql_are_refused_with_their_line(made, query, mon
         ("\\c other\nSELECT 1;", "would leave the database"),
         ("-- no-transaction\n\\set a 1\n", "cannot go on from a failed"),
         ("BEGIN;\n\\set a 1\nCOMMIT;", "take its BEGIN and COMMIT out"),
+        ("SELECT 1;\n\\ir 'a b.sql'\n", "line 2: \\ir 'a b.sql': the files beside"),
     ],
 )
 def test_meta_commands_that_cannot_be_had_are_refused(made, text, says):
