@@ -23,7 +23,8 @@ _TOKEN = re.compile(
 )
 _ESCAPED = re.compile(r"(?:[^'\\]+|\\.|'')*", re.S)
 _STANDARD_STRINGS = re.compile(
-    r"SET\s+(?:SESSION\s+|LOCAL\s+)?standard_conforming_strings(?:\s*=|\s+TO\s)\s*'?(\w+)", re.I
+    r"SET\s+(?:SESSION\s+|LOCAL\s+)?standard_conforming_strings(?:\s*=|\s+TO\s)\s*'?(\w+)"
+    r"|RESET\s+(?:standard_conforming_strings|ALL)\b", re.I
 )
 # What must be looked at word by word: bodies with BEGIN ATOMIC, COPY's rows, and SET's effect on strings.
 _WATCHED = ("CREATE", "COPY", "SET")
@@ -53,10 +54,10 @@ class PostgresSplitter(Splitter):
             yield statement
             if statement.kind == "copy":
                 statement.data.drain()
-            elif statement.word == "SET":
+            elif statement.word in ("SET", "RESET"):
                 found = _STANDARD_STRINGS.match(statement.text)
                 if found:
-                    self._standard = found.group(1).lower() in ("on", "true", "yes", "1")
+                    self._standard = (found.group(1) or "on").lower() in ("on", "true", "yes", "1", "default")
 
     def token(self):
         if self.words and self.word not in _WATCHED and self._standard and not self._escape_string:

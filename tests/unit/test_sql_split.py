@@ -62,6 +62,12 @@ POSTGRES = {
             "SELECT 2",
         ],
     ),
+    "strings switched back": (
+        "SET standard_conforming_strings = off; RESET ALL; SELECT '\\'; SET standard_conforming_strings TO DEFAULT; "
+        "SELECT '\\'",
+        ["SET standard_conforming_strings = off", "RESET ALL", "SELECT '\\'",
+         "SET standard_conforming_strings TO DEFAULT", "SELECT '\\'"],
+    ),
     "byte order mark": ("\ufeffSELECT 1", ["SELECT 1"]),
     "windows line ends": ("SELECT 1;\r\nSELECT 2;\r\n", ["SELECT 1", "SELECT 2"]),
     "pg_dump's brackets": ("\\restrict aB3\nSELECT 1;\n\\unrestrict aB3\n", ["SELECT 1"]),
