@@ -38,6 +38,7 @@ WHERE l.granted AND l.pid <> pg_catalog.pg_backend_pid() AND l.relation IN (
   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
 ) GROUP BY a.pid, a.usename, a.application_name, a.state, a.state_change, a.xact_start ORDER BY a.xact_start LIMIT 5
 """
+_NEW_IN_ENUM = "55P04"  # a value that the transaction itself has added to a type
 _COLLISIONS = ("23505", "42P06", "42P07", "42710", "XX000")
 
 
@@ -272,7 +273,7 @@ class PostgresBackend:
         except postgres.psycopg2.Error as error:
             self.roll_back()
             remains = "Nothing of the script remains in the database."
-            if error.pgcode in OUTSIDE:
+            if error.pgcode in (*OUTSIDE, _NEW_IN_ENUM):
                 remains += " If it cannot be done in one: make '-- no-transaction' the script's first line."
             failure = self.failure(script, error, 0, statement, number, scan, remains)
             if self.dialect.is_transient(error):

@@ -225,9 +225,14 @@ def test_the_ledgers_row_of_an_earlier_try_is_no_proof_of_success(made, query):
     test_a_meta_script_that_ends_early_is_not_applied(made, query)
 
 
-def test_what_no_transaction_takes_is_told_how_to_run(made):
-    made.write(V1__a="CREATE TABLE t (n int);\nCREATE INDEX CONCURRENTLY i ON t (n);")
+@pytest.mark.parametrize("statements", [
+    "CREATE TABLE t (n int);\nCREATE INDEX CONCURRENTLY i ON t (n);",
+    "CREATE TYPE e AS ENUM ('a');\nALTER TYPE e ADD VALUE 'b';\nCREATE TABLE t (n e DEFAULT 'b');",
+])
+def test_what_no_transaction_takes_is_told_how_to_run(made, statements):
+    made.write(V1__a=statements)
     assert "make '-- no-transaction' the script's first line" in made.refused()
+    made.write(V1__a=f"-- no-transaction\n{statements}").apply()
 
 
 @pytest.mark.parametrize("first", ["", "-- no-transaction\n"])
