@@ -274,7 +274,13 @@ CASES = {
     ),
     "an address not among the masters": Case(
         "The cluster's masters are db1, db2, db3; the inventory says an-address-not-among-the-masters",
-        "playbooks/replace_node.yml", "yugabyte_db_masters", found={**FORMED, "cluster": CLUSTER},
+        "playbooks/replace_node.yml", "yugabyte_db_masters", "another name there or another address, set its",
+        found={**FORMED, "cluster": CLUSTER},
+    ),
+    "another replication factor": Case(
+        "was made with a replication factor of 1; yugabyte_db_replication_factor says 3. It cannot change: put 1 back.",
+        beside=zones("rack1", "rack1"),
+        found={**FORMED, "cluster": {**CLUSTER, "masters": [{"host": "another-replication-factor", "role": "LEADER"}]}},
     ),
     "taken out with its data": Case(
         "taken-out-with-its-data was taken out of its cluster", "take it out of the inventory",
