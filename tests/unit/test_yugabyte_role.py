@@ -173,6 +173,19 @@ def test_a_flag_that_was_switched_by_hand_is_named_and_nothing_is_restarted():
     assert evaluate("__yugabyte_db_switched", found("of before"), **more) == []
 
 
+@pytest.mark.parametrize(("disk", "said"), [
+    ({"free_gb": 0.3, "options": ["rw"]}, "other servers know it. /data has 0.3 GB free: make room or enlarge it. "),
+    ({"free_gb": 90.0, "options": ["ro"]}, "know it. /data is mounted read-only: look into dmesg, and mount it"),
+    ({"free_gb": 90.0, "options": ["rw"]}, "the other servers know it. Look at"),
+])
+def test_a_node_that_does_not_serve_is_named_with_what_ails_its_disk(disk, said):
+    found = {
+        "disks": [{"path": "/data", **disk}],
+        "ysql": {"runs": False, "superuser": None, "md5_roles": None, "error": None, "opened": True},
+    }
+    assert said in text(named("validate", "The node serves as declared")["ansible.builtin.assert"]["fail_msg"], found)
+
+
 @pytest.mark.parametrize(("said", "told"), [
     ("New AutoFlags were promoted\nNew config version: 2", False),
     ("New AutoFlags were promoted\nNew config version: 2\nAll yb-master and yb-tserver processes need to be restarted "
