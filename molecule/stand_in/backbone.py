@@ -204,7 +204,9 @@ class Backbone:
                                 "message": f"Unable to get registration information for peer ([{one['host']}:"
                                 f"{one['port']}]) id ({one['uuid']}): connection refused",
                             },
-                        }
+                        },
+                        "instance_id": {"permanent_uuid": one["uuid"], "instance_seqno": 0},
+                        "registration": {"private_rpc_addresses": [{"host": one["host"], "port": one["port"]}]},
                     }
                 )
                 continue

@@ -150,17 +150,18 @@ def list_masters(host, timeout=5):
     listed = []
     for entry in get(host, MASTER_HTTP, "/api/v1/masters", timeout).get("masters", []):
         error = entry.get("error")
+        registration = entry.get("registration", {})
+        addresses = registration.get("broadcast_addresses") or registration.get("private_rpc_addresses") or [{}]
         if error:
-            # The only place that names a master which does not answer.
+            # In older releases the only place that names a master which does not answer.
             named = re.search(r"peer \(\[(.+?)\]\) id \((.*?)\)", json.dumps(error))
             # First where it listens, then what the others know it by.
             hosts = [address.rsplit(":", 1)[0] for address in named.group(1).split(", ")] if named else [""]
             listed.append({
-                "host": hosts[-1], "uuid": named.group(2) if named else "", "role": "UNREACHABLE", "zone": "",
+                "host": addresses[0].get("host") or hosts[-1], "uuid": named.group(2) if named else "",
+                "role": "UNREACHABLE", "zone": "",
             })
             continue
-        registration = entry.get("registration", {})
-        addresses = registration.get("broadcast_addresses") or registration.get("private_rpc_addresses") or [{}]
         listed.append({
             "host": addresses[0].get("host", ""), "uuid": entry.get("instance_id", {}).get("permanent_uuid", ""),
             "role": entry.get("role", "UNKNOWN_ROLE"), "zone": _zone(registration.get("cloud_info", {})),

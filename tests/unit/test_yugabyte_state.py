@@ -115,6 +115,15 @@ def pages(monkeypatch):
     return served
 
 
+def test_a_master_that_does_not_answer_is_named_by_its_registration(pages):
+    at, known_as = [{"host": "10.0.0.3", "port": 7100}], [{"host": "c", "port": 7100}]
+    for broadcast, host in ((known_as, "c"), ([], "10.0.0.3")):
+        registration = {"private_rpc_addresses": at, "broadcast_addresses": broadcast}
+        last = {"error": {"code": "UNKNOWN_ERROR"}, "registration": registration}
+        pages["/api/v1/masters"] = {"masters": [*PAGES["/api/v1/masters"]["masters"][:2], last]}
+        assert yugabyte.read(["a"]).master(host)["role"] == "UNREACHABLE"
+
+
 @pytest.mark.parametrize("said", ["b:7100", "10.0.0.2:7100, b:7100"], ids=["one", "two"])
 def test_a_master_that_does_not_answer_keeps_its_address(pages, said):
     masters = json.loads(json.dumps(pages["/api/v1/masters"]).replace("([b:7100])", f"([{said}])"))
