@@ -9,9 +9,6 @@ from __future__ import annotations
 from . import postgres
 from .backup_folder import human
 from .backup_postgres import ledger, query
-from .yugabyte import YugabyteError, read
-from .yugabyte_flags import differing, in_force
-from .yugabyte_flags import read as read_flags
 
 _BUSY = """
 SELECT pid, coalesce(usename, '?'), coalesce(nullif(application_name, ''), 'no name'), coalesce(datname, ''), state,
@@ -127,44 +124,6 @@ def nodes(report, area, connection):
     """The cluster's tservers, as YSQL knows them."""
     found = query(connection, "SELECT host, zone FROM yb_servers() ORDER BY 1")
     report.add(area, "ok", f"YSQL knows {len(found)} nodes: {', '.join(f'{host} ({zone})' for host, zone in found)}")
-
-
-def cluster(report, masters):
-    """The cluster as its masters see it: quorum, tservers, tablets."""
-    try:
-        seen = read(masters)
-    except YugabyteError as error:
-        report.add("yugabytedb", "problem", error, "look at yb-master's log on each master; start what is down")
-        return
-    for problem in seen.problems():
-        report.add("yugabytedb", "problem", problem, "look at the services of the nodes it names, and at their logs")
-    if not seen.problems():
-        what = f"{len(seen.masters)} masters, {len(seen.tservers)} tservers"
-        report.add("yugabytedb", "ok", f"{what}, all tablets replicated")
-
-
-def flags(report, files):
-    """Whether the servers run with the flags of their files; `files`: {"host:port" of a server's pages: file}."""
-
-    def look(page):
-        try:
-            with open(files[page], encoding="utf-8", errors="replace") as file:
-                text = file.read()
-            running, own = in_force(*page.rsplit(":", 1))
-        except (FileNotFoundError, YugabyteError):  # no server of this node, or one that is down: a finding elsewhere
-            return
-        found = differing(read_flags(text, running), running, own)
-        if not found:
-            report.add("yugabytedb", "ok", f"the server at {page} runs with the flags of {files[page]}")
-            return
-        report.add(
-            "yugabytedb", "warning", f"the server at {page} runs with other flags than {files[page]} has:",
-            "to keep them, declare them (yugabyte_db_master_flags, yugabyte_db_tserver_flags); else restart the node: "
-            "playbooks/rolling_restart.yml -l <node>",
-            [f"{one['flag']} is {one['running'] or 'empty'}, there {one['declared'] or 'empty'}" for one in found],
-        )
-
-    report.each("yugabytedb", files, look)
 
 
 def inside(report, area, params, database):

@@ -126,6 +126,10 @@ options:
         the running server has other values of are reported.
     type: dict
     default: {}
+  upgrade_record:
+    description:
+      - File in which the role C(yugabyte_db) notes an upgrade that is not final yet.
+    type: path
   clickhouse:
     description:
       - The login of a ClickHouse administrator. Without it none is looked at.
@@ -255,7 +259,7 @@ counts:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import clickhouse, diagnose, diagnose_clickhouse, diagnose_postgres, postgres
+from ..module_utils import clickhouse, diagnose, diagnose_clickhouse, diagnose_postgres, diagnose_yugabyte, postgres
 
 
 def options(spec):
@@ -272,7 +276,7 @@ def main():
             "services": names, "ports": names, "paths": paths, "logs": paths, "certificates": paths, "backups": paths,
             "backup_max_age": {"type": "int", "default": 26}, "controller_time": {"type": "float"},
             "postgres": options(postgres.LOGIN_SPEC), "postgres_databases": names, "masters": names,
-            "flag_files": {"type": "dict", "default": {}},
+            "flag_files": {"type": "dict", "default": {}}, "upgrade_record": {"type": "path"},
             "clickhouse": options(clickhouse.LOGIN_SPEC), "clickhouse_databases": names, "keepers": names,
             "keeper_tls": options({
                 "ca_cert": {"type": "path"}, "client_cert": {"type": "path"},
@@ -296,9 +300,11 @@ def main():
         report.look("postgresql", "server", lambda: diagnose_postgres.diagnose(
             report, params["postgres"], params["postgres_databases"]))
     if params["masters"]:
-        report.look("yugabytedb", "cluster", lambda: diagnose_postgres.cluster(report, params["masters"]))
+        report.look("yugabytedb", "cluster", lambda: diagnose_yugabyte.cluster(report, params["masters"]))
+    if params["upgrade_record"]:
+        report.look("yugabytedb", "upgrade", lambda: diagnose_yugabyte.upgrade(report, params["upgrade_record"]))
     if params["flag_files"]:
-        report.look("yugabytedb", "flags", lambda: diagnose_postgres.flags(report, params["flag_files"]))
+        report.look("yugabytedb", "flags", lambda: diagnose_yugabyte.flags(report, params["flag_files"]))
     if params["clickhouse"]:
         report.look("clickhouse", "server", lambda: diagnose_clickhouse.diagnose(
             report, params["clickhouse"], params["clickhouse_databases"]))
