@@ -25,6 +25,7 @@ class Cluster:
         self.members = {}  # the masters' consensus: uuid -> (host, port)
         self.tservers = {}
         self.tablets = []  # {"id", "kind", "replicas": [uuid], "leader": uuid or None}
+        self._led_at = {}  # when the masters' leader last heard of a tablet's leader
         self.leader = None
         self.leader_since = None
         self.config_version = 0
@@ -98,7 +99,7 @@ class Cluster:
             self.leader = None
             self._lost_leader = self._lost_leader or self.now()
             if self.now() - self._lost_leader >= ELECTION_SECONDS:
-                self.leader, self.leader_since, self._lost_leader = living[0], self.now(), None
+                self._lead(living[0])
         else:
             self._lost_leader = None
         if not self.leader:
@@ -111,14 +112,21 @@ class Cluster:
                 self.tablets.append({"id": f"{number:032x}", "kind": kind, "replicas": chosen, "leader": chosen[0]})
             self._balanced = self.now()
         for tablet in self.tablets:
-            if not self._serves(tablet["leader"]):
-                voters = [one for one in tablet["replicas"] if self._serves(one)]
-                majority = len(voters) * 2 > len(tablet["replicas"])
-                tablet["leader"] = next(iter(sorted(voters, key=self._led)), None) if majority else None
+            voters = [one for one in tablet["replicas"] if self._serves(one)]
+            if len(voters) * 2 <= len(tablet["replicas"]):
+                tablet["leader"] = None  # one that lives has lost its lease
+            elif not self._serves(tablet["leader"]):
+                tablet["leader"] = min(sorted(voters), key=self._led)
+            if tablet["leader"] and self._reported(tablet["leader"]):
+                self._led_at[tablet["id"]] = self.now()
         while self.now() - self._balanced >= BALANCER_SECONDS:
             self._balanced += BALANCER_SECONDS
             if not self.balancing or not self._move_something():
                 self._balanced = self.now()
+
+    def _lead(self, master_uuid):
+        """A new leader takes every tablet for led, until it has waited for long enough."""
+        self.leader, self.leader_since, self._lost_leader, self._led_at = master_uuid, self.now(), None, {}
 
     def _led(self, tserver_uuid):
         """The order in which tservers get leaders: those that may, then those with few."""
@@ -250,7 +258,9 @@ class Cluster:
             ),
             "underreplicated": sorted(set(short)),
             "leaderless": [
-                tablet["id"] for tablet in self.tablets if not tablet["leader"] or not self._reported(tablet["leader"])
+                tablet["id"] for tablet in self.tablets
+                if self.now() - self._led_at.get(tablet["id"], self.leader_since)
+                > self._master_flag("leaderless_tablet_alert_delay_secs", 120)
             ],
         }
 
@@ -303,7 +313,7 @@ class Cluster:
             raise Refused(f"Unable to step down: {new} is not a living master")
         if not living:
             raise Refused("Unable to step down: there is no other living master")
-        self.leader, self.leader_since = new or living[0], self.now()
+        self._lead(new or living[0])
 
     def change_master_config(self, change, host, port, given=None):
         self.require_leader()

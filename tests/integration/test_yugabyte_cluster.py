@@ -21,8 +21,8 @@ def cluster():
 
 @pytest.fixture
 def impatient():
-    """A cluster of three nodes that takes a silent tablet server for dead after seconds, not after a minute."""
-    flags = {"master": {"tserver_unresponsive_timeout_ms": "6000"}}
+    """A cluster of three nodes that notices what is dead or has no leader after seconds, not after a minute or two."""
+    flags = {"master": {"tserver_unresponsive_timeout_ms": "6000", "leaderless_tablet_alert_delay_secs": "1"}}
     with contextlib.closing(StandInCluster(flags=lambda kind, _number: flags.get(kind, {}))) as running:
         yield running.start()
 
@@ -234,13 +234,13 @@ def test_a_node_of_which_both_servers_ail_can_be_restarted_and_no_other(impatien
         node(impatient, 1, "master", "drained", timeout=2)
 
 
-def test_masters_are_not_kept_waiting_by_tablet_servers_that_are_down(cluster):
-    cluster.stop("tserver", 1)
-    cluster.stop("tserver", 2)
-    see(lambda: lost(cluster, 1, 2), "tablets have no leader")
+def test_masters_are_not_kept_waiting_by_tablet_servers_that_are_down(impatient):
+    impatient.stop("tserver", 1)
+    impatient.stop("tserver", 2)
+    see(lambda: lost(impatient, 1, 2), "tablets have no leader")
     with pytest.raises(ModuleFailed, match="tablets have no leader"):
-        run_module("yugabyte_cluster", everything(cluster, timeout=1))
-    assert not run_module("yugabyte_cluster", cluster.login(timeout=1))["changed"]
+        run_module("yugabyte_cluster", everything(impatient, timeout=1))
+    assert not run_module("yugabyte_cluster", impatient.login(timeout=1))["changed"]
 
 
 def test_a_balancer_that_is_switched_off_is_named_at_once(whole):

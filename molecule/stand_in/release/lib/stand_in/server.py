@@ -144,7 +144,11 @@ class Server:
             ],
             "flags": {
                 name: self.flags[name]
-                for name in ("tserver_unresponsive_timeout_ms", "follower_unavailable_considered_failed_sec")
+                for name in (
+                    "tserver_unresponsive_timeout_ms",
+                    "follower_unavailable_considered_failed_sec",
+                    "leaderless_tablet_alert_delay_secs",
+                )
                 if name in self.flags
             },
         }
