@@ -4,18 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
-from ansible_collections.frameworks.database.plugins.module_utils.yugabyte_flags import differing
+from support.yugabyte_role import VARS, configuration, evaluate, member, named, passes, refused, service, text, trusted
 
 ROOT = Path(__file__).parents[2]
 FLAGS = json.loads((ROOT / "tests/unit/data/yugabyte_flags.json").read_text())
-ROLE = ROOT / "roles/yugabyte_db"
-VARS = {}
-for file in (ROLE / "vars/main").glob("*.yml"):
-    VARS.update(yaml.safe_load(file.read_text()))
-DEFAULTS = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
 SETS = {
     "yb-master": ("common", "master_only", "tls", "broadcast"),
     "yb-tserver": ("common", "tserver_only", "tls", "ycql", "broadcast"),
@@ -42,67 +34,6 @@ def test_only_documented_runtime_flags_are_set_without_a_restart():
 
 
 # -- decisions --------------------------------------------------------------------------------------------------------
-
-def trusted(value):
-    """As Ansible reads it from a role's files: with templates in it."""
-    if isinstance(value, dict):
-        return {name: trusted(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [trusted(one) for one in value]
-    return trust_as_template(value) if isinstance(value, str) else value
-
-
-def service(**more):
-    return {"state": "active", "pid": 1, "configuration": None, "flags": {}, **more}
-
-
-def evaluate(expression, found=None, **variables):
-    """An expression as `text` sees it."""
-    return text(f"{{{{ {expression} }}}}", found, **variables)
-
-
-def text(template, found=None, **variables):
-    """What the host db1 of a cluster of three without TLS makes of a template; `found` is more of what it probed."""
-    node = {
-        "services": {"master": service(), "tserver": service()}, "cluster": None, "certificate": None,
-        "data": {"master": "formed", "tserver": "present"}, "ysql": {"superuser": "current", "opened": True},
-        "system": {}, "addresses": {"resolved": [], "foreign": [], "error": None}, "clock": {"synchronised": True},
-        "ports": {}, "releases": {"yugabyte-2025.2.8.0": True}, "flags": {"tserver": {}},
-        "files": {"/etc/yugabyte/taken-out": None}, "upgrade": None, **(found or {}),
-    }
-    probed = {"__yugabyte_db_probe": {"node": node}}
-    hosts = {"db1": {"inventory_hostname": "db1", **probed}, "db2": {}, "db3": {}, "db4": {}}
-    templar = Templar(loader=DataLoader(), variables={
-        **trusted(DEFAULTS), **trusted(VARS), "inventory_hostname": "db1", "hostvars": hosts,
-        "ansible_play_hosts": ["db1"], "ansible_play_hosts_all": ["db1"], "yugabyte_db_nodes": ["db1", "db2", "db3"],
-        "yugabyte_db_version": "2025.2.8.0", "yugabyte_db_tls": False, **probed, **variables,
-    })
-    # Nothing finds collections here, as a playbook does.
-    templar._engine.environment.filters["frameworks.database.yugabyte_flags"] = differing
-    return templar.template(trust_as_template(template))
-
-
-def named(file, name):
-    """A task of the role, which may be in a block."""
-    tasks = yaml.safe_load((ROLE / f"tasks/{file}.yml").read_text())
-    return next(one for task in tasks for one in [task, *task.get("block", [])] if one["name"] == name)
-
-
-def passes(task, found=None, **variables):
-    """Whether an assertion of the role holds."""
-    that = task["ansible.builtin.assert"]["that"]
-    conditions = [that] if isinstance(that, str) else that
-    return all(evaluate(one, found, **variables) for one in conditions)
-
-
-def refused(of, found=None, **variables):
-    """What the preflight has against the cluster or the node, as one text."""
-    return (text((ROLE / f"templates/{of}_faults.j2").read_text(), found, **variables) or "").strip()
-
-
-def configuration(**variables):
-    return evaluate("dict(__yugabyte_db_configuration)", **variables)
-
 
 def test_a_runtime_flag_needs_a_restart_only_where_it_is_taken_out_or_new():
     with_flag = configuration(yugabyte_db_tserver_flags={"logbufsecs": 5})
@@ -149,54 +80,6 @@ def test_a_server_that_was_started_with_its_doors_open_is_restarted(flag, value,
     assert evaluate("__yugabyte_db_stale", services(**{flag: value}), **more) == stale
 
 
-def test_a_flag_that_was_switched_by_hand_is_named_and_nothing_is_restarted():
-    more = {"yugabyte_db_tserver_flags": {
-        "ysql_log_statement": "none", "ysql_max_connections": 300, "ysql_num_shards_per_tserver": -1, "gone": 1,
-    }}
-    right = configuration(**more)
-    flags = {
-        "ysql_log_statement": "all", "ysql_max_connections": "300", "ysql_num_shards_per_tserver": "2",
-        "ysql_hba_conf_csv": "***", "logbufsecs": "30", "enable_ysql": "true",
-    }
-
-    def found(configuration):
-        tserver = service(configuration=configuration, flags=flags, own_flags=["ysql_num_shards_per_tserver"])
-        # Of a master that is not this host's, nobody asks.
-        return {"services": {"master": service(configuration=right["master"], flags={}), "tserver": tserver}}
-
-    assert evaluate("__yugabyte_db_stale", found(right["tserver"]), **more) == []
-    message = named("validate", "Say which flags were switched by hand")["ansible.builtin.debug"]["msg"]
-    said = text(message, found(right["tserver"]), **more)
-    assert "left so: ysql_log_statement of yb-tserver is all, declared is none. To keep it" in said
-    assert "rolling_restart.yml -l db1" in said
-    # Its restart is due anyway.
-    assert evaluate("__yugabyte_db_switched", found("of before"), **more) == []
-
-
-@pytest.mark.parametrize(("disk", "said"), [
-    ({"free_gb": 0.3, "options": ["rw"]}, "other servers know it. /data has 0.3 GB free: make room or enlarge it. "),
-    ({"free_gb": 90.0, "options": ["ro"]}, "know it. /data is mounted read-only: look into dmesg, and mount it"),
-    ({"free_gb": 90.0, "options": ["rw"]}, "the other servers know it. Look at"),
-])
-def test_a_node_that_does_not_serve_is_named_with_what_ails_its_disk(disk, said):
-    found = {
-        "disks": [{"path": "/data", **disk}],
-        "ysql": {"runs": False, "superuser": None, "md5_roles": None, "error": None, "opened": True},
-    }
-    assert said in text(named("validate", "The node serves as declared")["ansible.builtin.assert"]["fail_msg"], found)
-
-
-@pytest.mark.parametrize(("said", "told"), [
-    ("New AutoFlags were promoted\nNew config version: 2", False),
-    ("New AutoFlags were promoted\nNew config version: 2\nAll yb-master and yb-tserver processes need to be restarted "
-     "in order to apply the promoted AutoFlags", True),
-])
-def test_that_an_upgrade_ends_with_a_restart_is_said(said, told):
-    task = named("finalize", "Say that some of them take a restart")
-    assert evaluate(task["when"], __yugabyte_db_promoted={"stdout": said}) is told
-    assert "rolling_restart.yml -l prod" in text(task["ansible.builtin.debug"]["msg"], ansible_limit="prod")
-
-
 @pytest.mark.parametrize(("data", "joins"), [
     ({"master": "absent", "tserver": "absent"}, "false"),
     ({"master": "unformed", "tserver": "absent"}, "false"),
@@ -216,10 +99,6 @@ def test_each_zone_is_in_its_own_cloud_and_region():
     assert evaluate("__yugabyte_db_zones", hostvars=hosts, yugabyte_db_region="of the host that evaluates") == [
         "c.datacenter1.rack1", "cloud1.datacenter1.rack1", "cloud1.west.b",
     ]
-
-
-def member(host, role):
-    return {"host": host, "role": role}
 
 
 @pytest.mark.parametrize(
@@ -268,20 +147,6 @@ def test_a_master_of_a_cluster_is_not_started_without_its_data(quorum, master, s
 def test_tls_is_not_switched_one_server_at_a_time_and_data_stays_where_it_is(flags, more, goes):
     tls = {"yugabyte_db_pki_dir": "/nowhere", "yugabyte_db_ca_passphrase": "a passphrase"}
     assert (not refused("node", {"flags": {"tserver": flags}}, **tls, **more)) is goes
-
-
-@pytest.mark.parametrize(("old", "goes"), [("db4", True), ("db1", False), ("db9", False)])
-def test_a_node_with_a_master_is_not_removed(old, goes):
-    task = named("leave", "The cluster can do without it")
-    nodes = ["db1", "db2", "db3", "db4"]
-    cluster = {"masters": [member(host, "FOLLOWER") for host in nodes[:3]], "placement": ["cloud1.datacenter1.rack1"]}
-    hosts = {name: {} for name in [*nodes[1:], "db9"]}
-    found = {"cluster": cluster}
-    node = evaluate("__yugabyte_db_probe.node", found)
-    assert passes(
-        task, found, yugabyte_db_nodes=nodes, yugabyte_db_old=old, yugabyte_db_leaving=[old],
-        hostvars={"db1": {"__yugabyte_db_probe": {"node": node}}, **hosts}, **trusted(task["vars"]),
-    ) is goes
 
 
 def test_an_address_is_no_ipv6_literal():
