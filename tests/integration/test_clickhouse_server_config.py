@@ -385,12 +385,12 @@ def check(place, tmp_path):
     binary.write_text(f'#!/bin/sh\nCLICKHOUSE_STAND_IN_LIBRARY={library()} exec {program} "$@"\n')
     binary.chmod(0o755)
 
-    def run(files=None, settings=()):
+    def run(files=None, settings=None):
         done = subprocess.run(
             [sys.executable, ROLE / "files/server_check.py", binary], capture_output=True, text=True, check=False,
             input=json.dumps({
                 "files": {f"{place.etc}/{name}": text for name, text in (files or {}).items()},
-                "roots": [f"{place.etc}/config.xml", f"{place.etc}/users.xml"], "settings": list(settings),
+                "roots": [f"{place.etc}/config.xml", f"{place.etc}/users.xml"], "settings": settings or {},
             }),
         )
         assert not done.stderr, done.stderr
@@ -404,8 +404,12 @@ def test_the_check_accepts_what_the_role_renders(place, check):
         path[len(str(place.etc)) + 1:]: text for path, text in place.result["texts"].items()
         if path.startswith(str(place.etc))
     }
-    unlisted = ["timezone", "custom_settings_prefixes", "interserver_listen_host", "user_defined_zookeeper_path"]
-    assert check(files, ["max_concurrent_queries", "background_pool_size", *unlisted]) == (0, [])
+    settings = {
+        "max_concurrent_queries": 77, "background_pool_size": "3", "mark_cache_size": "5Gi", "timezone": "UTC",
+        "custom_settings_prefixes": "a_", "interserver_listen_host": ["::", "0.0.0.0"],
+        "disable_internal_dns_cache": True, "user_defined_zookeeper_path": "/a & b",
+    }
+    assert check(files, settings) == (0, [])
 
 
 def test_the_check_names_what_the_engine_would_not_take(check):
@@ -413,10 +417,12 @@ def test_the_check_names_what_the_engine_would_not_take(check):
     assert status == 1 and "frameworks.xml would be no XML" in lines[0]
     status, lines = check({"config.d/frameworks.xml": "<other/>"})
     assert status == 1 and "cannot be read with the new files" in lines[0]
-    status, lines = check({}, ["max_concurent_queries", "max_threads"])
-    assert status == 1 and len(lines) == 2
+    status, lines = check({}, {"max_concurent_queries": 1, "max_threads": 2, "max_connections": None})
+    assert status == 1 and len(lines) == 3 and lines[2].endswith(": max_connections has no value")
     assert "no server setting 'max_concurent_queries', did you mean 'max_concurrent_queries'?" in lines[0]
     assert "'max_threads'" in lines[1] and "belong into a profile" in lines[1]
+    status, [line] = check({}, {"max_connections": "4 thousand", "max_concurrent_queries": 77})
+    assert status == 1 and "does not start with this value of max_connections" in line
 
 
 def test_the_stand_ins_reader_merges_as_the_engine_does(place):

@@ -1,7 +1,7 @@
 """Let ClickHouse's own programs read the configuration before it is put in place: server_check.py BINARY.
 
 Standard input is a JSON object: `files`, {path: text} of what is new; `roots`, the configuration files that they belong
-to, each with the folders that are merged into it; `settings`, names that have to be settings of the server.
+to, each with the folders that are merged into it; `settings`, {name: value} that have to be settings of the server.
 Prints a sentence for everything that is wrong. The exit status is 0 where nothing is.
 """
 
@@ -31,7 +31,12 @@ UNKNOWN_TABLE = "Code: 60."
 
 def run(*command):
     """(status, what it printed, what it said) of a program."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return 1, "", str(error)
     return done.returncode, done.stdout, done.stderr.strip()
 
 
@@ -62,26 +67,47 @@ def unreadable(binary, root, staged):
     return [f"{root} cannot be read with the new files: {said or status}"] if status else []
 
 
-def unknown(binary, names):
-    """Which of `names` are no settings of the server."""
-    if not names:
+def known(binary, settings=None):
+    """(names of the server's settings, what the program says where it gives none), with `settings` for its own."""
+    root = ElementTree.Element("clickhouse")
+    for name, values in (settings or {}).items():
+        for value in values if isinstance(values, list) else [values]:
+            ElementTree.SubElement(root, name).text = str(value).lower() if isinstance(value, bool) else str(value)
+    with tempfile.NamedTemporaryFile(suffix=".xml") as file:
+        ElementTree.ElementTree(root).write(file.name)
+        query = "SELECT name FROM system.server_settings FORMAT TSVRaw"
+        status, out, said = run(binary, "local", "--config-file", file.name, "--query", query)
+    return (set(), said or f"status {status}") if status or not out.strip() else ({*out.split("\n")}, "")
+
+
+def unfit(binary, settings):
+    """Which of `settings` the server does not know, or would not start with: it takes no other kind of value."""
+    if not settings:
         return []
-    status, out, said = run(binary, "local", "--query", "SELECT name FROM system.server_settings FORMAT TSVRaw")
-    if status:
+    names, said = known(binary)
+    if said:
         # Releases before 23.3 have no such table.
         return [] if UNKNOWN_TABLE in said else [f"{binary} cannot say which settings there are: {said}"]
-    known = {*out.split("\n"), *UNLISTED}
-    faults = []
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            faults.append(
+    found = []
+    for name in settings:
+        if name not in names.union(UNLISTED):
+            close = difflib.get_close_matches(name, names.union(UNLISTED), 1)
+            found.append(
                 f"clickhouse_db_settings: this release of ClickHouse has no server setting {name!r}"
                 + (f", did you mean {close[0]!r}?" if close else "")
                 + " Settings of queries belong into a profile (clickhouse_db_settings_profiles); where the release"
                 " knows it all the same, add it to clickhouse_db_settings_unchecked"
             )
-    return faults
+        elif settings[name] is None:
+            found.append(f"clickhouse_db_settings: {name} has no value")
+    # Nothing that lies on the disk: the program would take it for its own.
+    tried = {name: value for name, value in settings.items() if name in names and not name.endswith("path")}
+    if not found and known(binary, tried)[1]:
+        for name, value in tried.items():
+            said = known(binary, {name: value})[1]
+            if said:
+                found.append(f"clickhouse_db_settings: ClickHouse does not start with this value of {name}: {said}")
+    return found
 
 
 def faults(binary, question):
@@ -97,7 +123,7 @@ def faults(binary, question):
     with tempfile.TemporaryDirectory() as scratch:
         for root in question["roots"]:
             found += unreadable(binary, root, stage(scratch, root, question["files"]))
-    return found + unknown(binary, question["settings"])
+    return found + unfit(binary, question["settings"])
 
 
 if __name__ == "__main__":
