@@ -21,6 +21,10 @@ def majority(count):
     return count // 2 + 1
 
 
+class Unwelcome(OSError):
+    """The other side has looked at the client's certificate, which in TLS 1.3 is after the handshake, and hung up."""
+
+
 class Keeper:
     """One Keeper at one moment. problem: why it does not serve, or empty.
 
@@ -51,14 +55,22 @@ class Keeper:
 
 
 def tls_context(params):
-    """The ssl.SSLContext for `params`: validate_certs, ca_cert, client_cert, client_key. Raises OSError, ValueError."""
-    context = ssl.create_default_context(cafile=params.get("ca_cert"))
+    """The ssl.SSLContext for `params`: validate_certs, ca_cert, client_cert, client_key.
+
+    Raises ValueError, which names the file; Python's own errors do not.
+    """
+    files = params.get("ca_cert")
+    try:
+        context = ssl.create_default_context(cafile=files)
+        if params.get("client_cert"):
+            files = " with ".join(filter(None, (params["client_cert"], params.get("client_key"))))
+            # Without a password it would ask a terminal for one.
+            context.load_cert_chain(params["client_cert"], params.get("client_key"), password="")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{files} cannot be used: {error.strerror or error}") from None
     if not params.get("validate_certs", True):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    if params.get("client_cert"):
-        # Without a password it would ask a terminal for one.
-        context.load_cert_chain(params["client_cert"], params.get("client_key"), password="")
     return context
 
 
@@ -68,13 +80,18 @@ def ask(host, port, command, timeout, context=None):
         connection = stack.enter_context(socket.create_connection((host, port), timeout))
         if context:
             connection = stack.enter_context(context.wrap_socket(connection, server_hostname=host))
-        connection.sendall(command.encode())
         received = bytearray()
-        while len(received) < _LIMIT:
-            block = connection.recv(65536)
-            if not block:
-                break
-            received += block
+        try:
+            connection.sendall(command.encode())
+            while len(received) < _LIMIT:
+                block = connection.recv(65536)
+                if not block:
+                    break
+                received += block
+        except (ssl.SSLError, ConnectionError) as error:
+            if not context:
+                raise
+            raise Unwelcome(getattr(error, "reason", None) or error.strerror or error) from None
     return to_text(bytes(received), errors="replace")
 
 
@@ -87,6 +104,11 @@ def read_keeper(host, port, timeout=5, context=None):
         keeper.problem = f"the certificate on port {port} is not accepted: {error.verify_message or error}"
     except ssl.SSLError as error:
         keeper.problem = f"no TLS handshake on port {port} ({error.reason or error}): is this its TLS port?"
+    except Unwelcome as error:
+        keeper.problem = (
+            f"it ends the connection on port {port} after the handshake ({error}): has the certificate that is shown "
+            "to it expired, or was it signed by an authority that the Keeper does not trust?"
+        )
     except socket.timeout:
         keeper.problem = f"no answer on port {port} within {timeout} s{'' if context else ': does it speak TLS?'}"
     except ConnectionRefusedError:

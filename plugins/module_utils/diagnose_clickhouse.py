@@ -156,9 +156,8 @@ def keepers(report, addresses, tls):
     """Whether the Keepers at `addresses`, "host:port" each, have a quorum. tls: the files of a login, or None."""
     try:
         context = tls_context(tls) if tls else None
-    except (OSError, ValueError) as error:
-        report.add("keeper", "problem", f"{tls['ca_cert']}, {tls['client_cert']} cannot be used: {error}",
-                   "run playbooks/certificates.yml")
+    except ValueError as error:
+        report.add("keeper", "problem", error, "run playbooks/certificates.yml")
         return
     found = [
         read_keeper(host.strip("[]"), int(port), timeout=5, context=context)

@@ -233,8 +233,15 @@ def test_a_keeper_is_asked_over_tls_and_its_certificate_is_checked(cluster, tmp_
             look(cluster, keepers=[f"127.0.1.1:{cluster.keeper_port}"], **options)
         with pytest.raises(ModuleFailed, match="no answer on port .* within 1 s: does it speak TLS"):
             look(cluster, keepers=[f"127.0.1.5:{port}"], timeout=1)
-        with pytest.raises(ModuleFailed, match="No such file"):
+        with pytest.raises(ModuleFailed, match=f"{tmp_path}/none cannot be used: No such file"):
             look(cluster, keepers=[f"127.0.1.5:{port}"], keeper_tls=True, ca_cert=str(tmp_path / "none"))
+        own = {"client_cert": str(certificate), "client_key": str(tmp_path / "none")}
+        with pytest.raises(ModuleFailed, match=f"{certificate} with {tmp_path}/none cannot be used: No such file"):
+            look(cluster, keepers=[f"127.0.1.5:{port}"], **options, **own)
+        context.load_verify_locations(certificate)
+        context.verify_mode = ssl.CERT_REQUIRED
+        with pytest.raises(ModuleFailed, match="after the handshake .*: has the certificate that is shown to it"):
+            look(cluster, keepers=[f"127.0.1.5:{port}"], **options)
     finally:
         for keeper in secure:
             keeper.close()
