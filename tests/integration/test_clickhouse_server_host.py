@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 from support import sandbox as sandboxes
-from support.clickhouse_config import CLUSTER, ROLE
+from support.clickhouse_config import CLUSTER, FOUND, ROLE
 from support.playbooks import role_play, run_playbook
 
 ALONE = {**CLUSTER, "clickhouse_db_cluster": "", "clickhouse_db_nodes": [], "clickhouse_db_keepers": []}
@@ -166,3 +166,11 @@ def test_an_authority_is_made_once_and_its_key_is_encrypted(tmp_path):
     assert first.count("changed") and "ENCRYPTED" in (tmp_path / "pki/ca.key").read_text()
     assert run_playbook(tmp_path, str(playbook), None, "-i", str(inventory)).ok().count("changed") == 0
     assert (tmp_path / "pki/ca.crt").read_text() == certificate
+    # Nothing is installed: it fails before.
+    play = {
+        **role_play("clickhouse_db", "server/certificate.yml"), "vars_files": [str(ROLE / "vars/server.yml")],
+        "vars": {"__clickhouse_db_server_probe": {"stdout": json.dumps(FOUND)}},
+    }
+    another = {"clickhouse_db_pki_dir": f"{tmp_path}/pki", "clickhouse_db_ca_passphrase": "another than it was made with"}
+    refused = run_playbook(tmp_path, play, {**CLUSTER, **another})
+    assert refused.code and "clickhouse_db_ca_passphrase has to be the one" in " ".join(refused.output.split())
