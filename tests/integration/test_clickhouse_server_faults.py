@@ -101,6 +101,9 @@ VARIABLES = {
     "clickhouse_db_server_cert is missing: a certificate of yours takes all three": {
         "clickhouse_db_server_ca": "/none",
     },
+    "Port 9440 is that of tcp_port_secure and keeper: each listens on one of its own": {
+        "clickhouse_db_keeper_port": "9440",
+    },
     "clickhouse_db_trusted_authorities has /none, which is not there": {"clickhouse_db_trusted_authorities": ["/none"]},
 }
 
@@ -290,7 +293,8 @@ def test_a_key_with_which_no_server_would_start(tmp_path, certificate, command, 
 
 
 @pytest.mark.parametrize("look", [
-    f"import runpy; found = runpy.run_path({str(ROLE / 'files/server_probe.py')!r})['certificate'](*sys.argv[1:])",
+    f"import runpy; probe = runpy.run_path({str(ROLE / 'files/server_probe.py')!r}); "
+    "found = probe['certificate'](*sys.argv[1:], (0, []))",
     "from ansible_collections.frameworks.database.plugins.modules import yugabyte_node_info as module; "
     "found = module.certificate(sys.argv[1])",
 ])
