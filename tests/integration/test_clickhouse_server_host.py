@@ -171,6 +171,6 @@ def test_an_authority_is_made_once_and_its_key_is_encrypted(tmp_path):
         **role_play("clickhouse_db", "server/certificate.yml"), "vars_files": [str(ROLE / "vars/server.yml")],
         "vars": {"__clickhouse_db_server_probe": {"stdout": json.dumps(FOUND)}},
     }
-    another = {"clickhouse_db_pki_dir": f"{tmp_path}/pki", "clickhouse_db_ca_passphrase": "another passphrase than that"}
+    another = {"clickhouse_db_pki_dir": f"{tmp_path}/pki", "clickhouse_db_ca_passphrase": "another passphrase"}
     refused = run_playbook(tmp_path, play, {**CLUSTER, **another})
     assert refused.code and "clickhouse_db_ca_passphrase has to be the one" in " ".join(refused.output.split())
