@@ -146,6 +146,25 @@ def test_hosts_that_are_not_fit(tmp_path, says):
     assert len(found) == 1
 
 
+DISKS = {"/var/lib/clickhouse": False, "/var/lib/clickhouse-keeper": False}
+CONFIGURED = dict.fromkeys(
+    ("/etc/clickhouse-server/config.d/frameworks.xml", "/etc/clickhouse-keeper/frameworks.xml"), "a" * 64,
+)
+
+
+@pytest.mark.parametrize("found, lacking", [
+    ({"empty": list(DISKS), "files": CONFIGURED}, list(DISKS)),
+    # A new host on new disks; one whose data somebody has moved away; one with data of the wrong owner.
+    ({"empty": list(DISKS)}, []),
+    ({"files": CONFIGURED}, []),
+    ({"files": CONFIGURED, "data": True}, []),
+    ({"empty": list(DISKS), "files": CONFIGURED, "directories": dict.fromkeys(DISKS, True)}, []),
+])
+def test_where_a_disk_is_not_mounted_no_server_begins_anew(tmp_path, found, lacking):
+    said = faults(tmp_path, found={"directories": DISKS, **found})
+    assert [fault.split()[0] for fault in said] == lacking and all("mount it" in fault for fault in said)
+
+
 def test_a_port_is_taken_by_whom_no_service_has_started():
     """A server that somebody started by hand would answer in place of the service, which could not start."""
     listen = "import socket, sys; one = socket.create_server(('127.0.0.1', 0)); print(one.getsockname()[1], flush=True)"

@@ -211,6 +211,11 @@ def answer(question):
     directory; `user`, the name of its account; `keeper` and `keeper_data`, Keeper's configuration and directory.
     """
     who, read, units = account(question["user"]), question["read"], services(question["units"])
+    keeper = ensemble(question["keeper"], question["keeper_data"])
+    places = {
+        question["data"]: os.path.isdir(os.path.join(question["data"], "metadata")),
+        question["keeper_data"]: keeper["data"],
+    }
     macros = re.search(r"<macros\b[^>]*>(.*?)</macros>", content(question["macros"]), re.S)
     return {
         "system": system(),
@@ -228,8 +233,8 @@ def answer(question):
         "link": os.path.realpath(question["link"]) if os.path.lexists(question["link"]) else None,
         "macros": dict(re.findall(r"<(\w+)>([^<]*)</", macros.group(1))) if macros else {},
         "account": who is not None,
-        "keeper": ensemble(question["keeper"], question["keeper_data"]),
-        "data": os.path.isdir(os.path.join(question["data"], "metadata")),
+        "keeper": keeper, "data": places[question["data"]],
+        "empty": [path for path, filled in places.items() if os.path.isdir(path) and not filled],
     }
 
 
