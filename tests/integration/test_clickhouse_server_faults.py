@@ -289,6 +289,18 @@ def test_certificates_of_ones_own(tmp_path, certificate, host, name, days, says)
     assert found == [] if says is None else any(says in fault for fault in found), found
 
 
+@pytest.mark.parametrize("days, refused", [(None, True), (10, True), (90, False)])
+def test_an_authority_that_ends_is_refused_until_another_is_trusted(tmp_path, certificate, days, refused):
+    """The way to the other leads over runs with this one (docs/clickhouse.md)."""
+    certificate("x", 20, "ca")
+    trusted = [certificate("x", days, "next")["clickhouse_db_server_ca"]] if days else []
+    (tmp_path / "play").mkdir()
+    found = faults(tmp_path / "play", {
+        "clickhouse_db_pki_dir": str(tmp_path), "clickhouse_db_trusted_authorities": trusted,
+    })
+    assert any("/ca.crt ends on" in fault for fault in found) == refused == bool(found)
+
+
 ENCRYPT = ["pkey", "-aes256", "-passout", "pass:secret"]
 
 
