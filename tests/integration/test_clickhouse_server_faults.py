@@ -165,6 +165,36 @@ def test_where_a_disk_is_not_mounted_no_server_begins_anew(tmp_path, found, lack
     assert [fault.split()[0] for fault in said] == lacking and all("mount it" in fault for fault in said)
 
 
+def test_data_is_not_left_behind_where_its_directory_gets_another_name(tmp_path):
+    """The server would run without it, and have an empty database for the application."""
+    [fault] = faults(tmp_path, found={"left": {"/srv/new": "/srv/old"}})
+    assert fault.startswith("/srv/new has no data, and this host has some in /srv/old: it would begin without it.")
+    probe = runpy.run_path(str(ROLE / "files/server_probe.py"))
+    server, keeper = tmp_path / "a & b", tmp_path / "keeper"
+    (server / "metadata").mkdir(parents=True)
+    (keeper / "log").mkdir(parents=True)
+    (keeper / "log/changelog_1").write_text("one")
+    (tmp_path / "texts").mkdir()
+    texts = work_out(tmp_path / "texts", ["texts"], {
+        "clickhouse_db_data_dir": str(server), "clickhouse_db_keeper_dir": str(keeper),
+    })["texts"]
+    names = dict(zip(("config", "keeper"), CONFIGURED))
+    for name, path in names.items():
+        (tmp_path / f"{name}.xml").write_text(texts[path])
+    question = {
+        **dict.fromkeys(("files", "packages", "units", "ports"), ()), **dict.fromkeys(("read", "directories"), {}),
+        **dict.fromkeys(("certificate", "key", "address", "link", "macros", "user"), "none"),
+        **{name: str(tmp_path / f"{name}.xml") for name in names},
+    }
+    for folder, left in ((tmp_path / "new", True), (tmp_path, False)):
+        places = {"data": str(folder / server.name), "keeper_data": str(folder / keeper.name)}
+        expected = {places["data"]: str(server), places["keeper_data"]: str(keeper)} if left else {}
+        found = probe["answer"]({**question, **places})
+        assert found["left"] == expected and found["empty"] == [] and found["data"] is not left
+        (tmp_path / "new" / server.name).mkdir(parents=True, exist_ok=True)
+    assert probe["answer"]({**question, "data": str(tmp_path / "new" / server.name), "keeper_data": "/none"})["empty"]
+
+
 def test_a_port_is_taken_by_whom_no_service_has_started():
     """A server that somebody started by hand would answer in place of the service, which could not start."""
     listen = "import socket, sys; one = socket.create_server(('127.0.0.1', 0)); print(one.getsockname()[1], flush=True)"

@@ -14,7 +14,7 @@ FOUND = {
     "system": {"name": "Debian", "machine": "x86_64", "uid": 0, "systemd": True, "packages": "deb", "ipv6": True},
     "files": {}, "directories": {}, "packages": {}, "services": {}, "ports": {},
     "certificate": None, "addresses": {"resolved": ["192.0.2.1"], "foreign": [], "error": None}, "link": None,
-    "macros": {}, "data": False, "empty": [], "account": True, "held": [],
+    "macros": {}, "data": False, "empty": [], "left": {}, "account": True, "held": [],
     "keeper": {"members": {}, "joining": False, "data": False},
 }
 CLUSTER = {

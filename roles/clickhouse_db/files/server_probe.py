@@ -5,6 +5,7 @@ The question is a JSON object, the argument; answer() describes both.
 
 import glob
 import hashlib
+import html
 import json
 import os
 import platform
@@ -191,6 +192,17 @@ def addresses(name):
     return {"resolved": found, "foreign": foreign, "error": None}
 
 
+def configured(path, pattern):
+    """What a configuration file has in the place of `pattern`'s group, empty where it has none."""
+    found = re.search(pattern, content(path))
+    return html.unescape(found.group(1)) if found else ""
+
+
+def has_data(directory):
+    """Whether a server or a Keeper has run in it."""
+    return any(os.path.isdir(os.path.join(directory, name)) for name in ("metadata", "log")) if directory else False
+
+
 def ensemble(path, directory):
     """A Keeper by its files: members as {id: host name}, whether it waits to be taken in, whether it has data."""
     text = content(path)
@@ -208,13 +220,15 @@ def answer(question):
     question: `files`, paths to hash; `read`, {path: whether it is private} of those that the account has to read, which
     count as not there where it cannot; `directories`, {path: owner}; `packages`, names; `units`; `ports`; `certificate`
     and `key`, paths; `address`; `link`, a path; `macros`, a configuration file with <macros>; `data`, the server's
-    directory; `user`, the name of its account; `keeper` and `keeper_data`, Keeper's configuration and directory.
+    directory, and `config`, its configuration; `user`, the name of its account; `keeper` and `keeper_data`, Keeper's
+    configuration and directory.
     """
     who, read, units = account(question["user"]), question["read"], services(question["units"])
     keeper = ensemble(question["keeper"], question["keeper_data"])
-    places = {
-        question["data"]: os.path.isdir(os.path.join(question["data"], "metadata")),
-        question["keeper_data"]: keeper["data"],
+    places = {question["data"]: has_data(question["data"]), question["keeper_data"]: keeper["data"]}
+    before = {
+        question["data"]: configured(question["config"], r"<path\b[^>]*>([^<]+?)/*</path>"),
+        question["keeper_data"]: configured(question["keeper"], "<log_storage_path>([^<]+)/log</log_storage_path>"),
     }
     macros = re.search(r"<macros\b[^>]*>(.*?)</macros>", content(question["macros"]), re.S)
     return {
@@ -235,6 +249,7 @@ def answer(question):
         "account": who is not None,
         "keeper": keeper, "data": places[question["data"]],
         "empty": [path for path, filled in places.items() if os.path.isdir(path) and not filled],
+        "left": {path: old for path, old in before.items() if not places[path] and old != path and has_data(old)},
     }
 
 
