@@ -33,6 +33,7 @@ class ClickHouseBackend:
     splitter = ClickHouseSplitter
     errors = (ClickHouseError, LedgerError)
     unreachable = (ConnectionFailed, AuthenticationFailed)
+    around = ("function ",)  # they are the server's
 
     def __init__(self, params, context, engine):
         self.params, self.context, self.engine = params, context, engine

@@ -12,6 +12,7 @@ import time
 
 from . import postgres
 from .drift_postgres import as_restored, as_seen_now, postgres_fingerprint, role_names, usual_grants
+from .drift_postgres_more import MARK
 from .ledger_postgres import REMEDIES, AdvisoryLock, Lease, PostgresLedger
 from .schema_plan import LedgerError, Refused, now
 from .schema_postgres_steps import OUTSIDE, apply_stepwise
@@ -51,6 +52,7 @@ class PostgresBackend:
     splitter = PostgresSplitter
     errors = (postgres.PostgresError, LedgerError, *((postgres.psycopg2.Error,) if postgres.psycopg2 else ()))
     unreachable = (postgres.ConnectionFailed,)
+    around = ("schema ", "extension ", "grants ", "settings on extension ", MARK)  # what an empty database has
 
     def __init__(self, params, context, engine):
         self.params, self.context, self.engine = params, context, engine

@@ -35,13 +35,14 @@ class Outcome:
     """What a run has done, or would do. pending: (Step, Scan) pairs; needed: scripts whose text is not here.
 
     unrecorded: whether the run before it has died before it could record the schema.
+    strange: whether there are objects already, and no ledger that tells where they are from.
     """
 
     def __init__(self):
         self.applied, self.adopted, self.repaired, self.missing, self.beyond = [], [], [], [], []
         self.pending, self.conflicts, self.needed, self.drift = [], [], [], []
         self.ledger = self.lock_holder = None
-        self.waited, self.changed, self.unrecorded = 0.0, False, False
+        self.waited, self.changed, self.unrecorded, self.strange = 0.0, False, False, False
 
 
 def look(backend, scripts, options):
@@ -49,6 +50,7 @@ def look(backend, scripts, options):
     outcome = Outcome()
     entries, at = backend.ledger.read()
     outcome.ledger = entries is not None
+    outcome.strange = _strange(backend, entries, options)
     recorded_at = backend.ledger.fingerprint_position() if outcome.ledger else None
     entries = dict(entries or {})
     outcome.repaired = _repair(scripts, entries, options)
@@ -59,7 +61,7 @@ def look(backend, scripts, options):
     outcome.lock_holder = backend.lock.holder()
     outcome.unrecorded = recorded_at not in (None, at) and not outcome.lock_holder
     _plan(backend, scripts, entries, options, outcome)
-    if outcome.adopted and _empty(backend.objects()):
+    if outcome.adopted and _empty(backend):
         outcome.conflicts.append(_NOTHING_TO_ADOPT)
     if options.accept_drift and outcome.ledger:
         with contextlib.suppress(Refused):  # what was not recorded is taken over without a word
@@ -76,6 +78,7 @@ def apply(backend, scripts, options, outcome):
     Raises Refused, ScriptFailed, LedgerError, ScriptError and what the backend raises.
     """
     entries, at = backend.ledger.read()
+    outcome.strange = _strange(backend, entries, options)
     if entries is not None and not options.accept_drift:
         # Nothing to do is nothing to lock. Anything else is decided again below, under the lock.
         known = dict(entries)
@@ -113,9 +116,9 @@ def _apply_locked(backend, scripts, options, outcome):
         # A run has died between its last script and the fingerprint, or there has been none.
         outcome.unrecorded, recorded = recorded is not None, None
     adopts = _adopts(entries, options)
-    before = backend.objects() if adopts or recorded is not None else None
+    before = backend.objects() if recorded is not None else None
     if adopts:
-        _adopt(backend, scripts, entries, options, before, outcome)
+        _adopt(backend, scripts, entries, options, outcome)
     _plan(backend, scripts, entries, options, outcome)
     if outcome.conflicts:
         raise Refused("\n".join(outcome.conflicts))
@@ -144,7 +147,8 @@ def _apply_locked(backend, scripts, options, outcome):
     except LockTaken:
         raise  # what there is to record is another run's now
     except BaseException:
-        _quietly(backend, record)
+        if not outcome.unrecorded:  # else the next run has to say it again
+            _quietly(backend, record)
         raise
     backend.lock.check()
     record()
@@ -211,12 +215,16 @@ def _adopted(scripts, options):
     return [step.script for step in plan.pending if step.script.kind in ("baseline", "versioned")]
 
 
-def _empty(objects):
-    return all(name.startswith(("schema ", "extension ", "grants ", "settings ", "fingerprint")) for name in objects)
+def _strange(backend, entries, options):
+    return entries is None and not options.baseline and not _empty(backend)
 
 
-def _adopt(backend, scripts, entries, options, objects, outcome):
-    if _empty(objects):
+def _empty(backend):
+    return all(name.startswith(backend.around) for name in backend.objects())
+
+
+def _adopt(backend, scripts, entries, options, outcome):
+    if _empty(backend):
         raise Refused(_NOTHING_TO_ADOPT)
     adopted = {
         script.name: backend.context.entry(script, None, "adopted", 0, now()) for script in _adopted(scripts, options)

@@ -576,6 +576,11 @@ class Run:
             self.module.warn(f"Waited {outcome.waited:.0f} s for another run on database {database}.")
         if outcome.missing:
             self.module.warn(f"In the ledger of {database}, but not in the set any more: {', '.join(outcome.missing)}.")
+        if outcome.strange:
+            self.module.warn(
+                f"There is no ledger in {database}, but there are objects: where they are what these scripts make, "
+                "adopt them with baseline and target."
+            )
         if outcome.unrecorded:
             self.module.warn(
                 f"An earlier run on {database} ended before it could record the schema: whether somebody has also "

@@ -347,6 +347,27 @@ def test_baseline_is_refused_for_an_empty_database(engine, made):
     assert "the database is empty" in str(made.apply(baseline=True, check=True)["conflicts"])
 
 
+def test_objects_without_a_ledger_are_told(engine, made):
+    """As where the ledger was lost: the server says of the first object only that it is there already."""
+    made.write(init=engine.create("a"))
+    assert "no ledger" not in str(made.apply(check=True))
+    engine.query(engine.create("a"))
+    assert "adopt them with baseline and target" in str(made.apply(check=True)["warnings"])
+    with pytest.raises(ModuleFailed, match="already exists") as failed:
+        made.apply()
+    assert "adopt them with baseline and target" in str(failed.value.result["warnings"])
+
+
+def test_a_function_of_the_server_is_no_schema_to_adopt(clickhouse, clickhouse_database, unique, tmp_path):
+    made = ScriptSet(tmp_path, engine="clickhouse", database=clickhouse_database, **clickhouse.login())
+    made.write(init="CREATE TABLE a (n UInt8) ENGINE = Memory")
+    clickhouse.query(f"CREATE FUNCTION by_hand_{unique} AS n -> n")
+    try:
+        assert "the database is empty" in made.refused(baseline=True)
+    finally:
+        clickhouse.query(f"DROP FUNCTION by_hand_{unique}")
+
+
 def test_drift_is_named_and_survives_the_next_run(engine, made):
     made.write(V1__a=engine.create("a"), V2__b=engine.create("b")).apply()
     assert not made.apply(state="verified")["changed"]

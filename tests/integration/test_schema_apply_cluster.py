@@ -168,7 +168,7 @@ def test_a_ledger_that_is_there_waits_for_no_host_and_a_new_one_says_whom_it_wai
     made = scripts(cluster, tmp_path)
     made.write(init="CREATE TABLE t (tenant_id UUID) ENGINE = MergeTree ORDER BY tenant_id")
     late = clickhouse_module.ServerError(159, "DDL task is not finished on 1 of 4 hosts (analytics4)")
-    cluster.fail["schema_ledger"] = late
+    cluster.fail["CREATE TABLE IF NOT EXISTS"] = late
     with pytest.raises(ModuleFailed, match="(?s)analytics4.*has not executed it within 120 s.*then run again"):
         made.apply()
     cluster.fail.clear()

@@ -287,6 +287,10 @@ def test_a_run_behind_a_killed_one_says_that_it_cannot_tell_drift(clickhouse, ma
     with pytest.raises(ModuleFailed) as failed:
         made.apply()
     assert "changed it by hand cannot be told" in str(failed.value.result["warnings"])
+    assert "apply the set again" in made.refused(state="verified")
+    made.write(V3__c="SELECT 1")
+    assert "changed it by hand cannot be told" in str(made.apply()["warnings"])
+    assert not made.apply(state="verified")["changed"]
 
 
 def test_a_run_that_has_lost_its_lease_records_no_schema(clickhouse, make):
