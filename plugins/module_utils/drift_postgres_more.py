@@ -66,7 +66,7 @@ UNION ALL SELECT 'settings on ' || object, said FROM (
   WHERE a.attnum > 0 AND NOT a.attisdropped AND r.relkind <> 'S') AS listed WHERE said IS NOT NULL
 UNION ALL SELECT 'comment on ' || i.type || ' ' || i.identity, d.description
   FROM pg_description AS d, pg_identify_object(d.classoid, d.objoid, d.objsubid) AS i
-  WHERE d.objoid >= {_USER_MADE} AND d.classoid <> 'pg_extension'::regclass
+  WHERE d.objoid >= {_USER_MADE} AND d.classoid <> 'pg_extension'::regclass AND i.identity IS NOT NULL
     AND (i.schema IS NULL OR i.schema IN (SELECT quote_ident(nspname) FROM spaces))
     AND NOT EXISTS (SELECT FROM pg_depend AS m
       WHERE m.classid = d.classoid AND m.objid = d.objoid AND m.deptype = 'e')
