@@ -13,7 +13,7 @@ import json
 import os
 import socket
 
-from .schema_scripts import version_order
+from .schema_scripts import classify, version_order
 from .sql_script import ScriptError
 
 DONE = ("applied", "adopted")
@@ -213,6 +213,11 @@ def _judge(plan, script, entry, highest, gone, moved):
             plan.conflicts.append(
                 f"{script.name} is what was applied as {moved[script.checksum]}, which the set has not any more: give "
                 "it that name again"
+            )
+        elif highest and classify(script.name)[0] == "baseline":  # in a list of files others have no place of their own
+            plan.conflicts.append(
+                f"{script.name} is new, but versions are applied already, and a baseline comes before them: make it a "
+                "version, or set out_of_order to true"
             )
         plan.pending.append(Step(script, "new", None))
     elif entry.status not in (*DONE, "running", "failed"):

@@ -160,9 +160,11 @@ def test_an_edited_script_is_refused_until_it_is_accepted_by_name(engine, made):
 
 def test_an_older_version_that_comes_late_is_refused_unless_allowed(engine, made):
     made.write(V1__a=engine.create("a"), V3__c=engine.create("c")).apply()
-    made.write(V2__b=engine.create("b"))
-    assert "V2__b.sql is new, but a later version is applied" in made.refused()
-    assert made.apply(out_of_order=True)["applied"] == ["V2__b.sql"]
+    made.write(V2__b=engine.create("b"), init="INSERT INTO a VALUES (1)")
+    said = made.refused()
+    assert "V2__b.sql is new, but a later version is applied" in said
+    assert "init.sql is new, but versions are applied already, and a baseline comes before them" in said
+    assert made.apply(out_of_order=True)["applied"] == ["init.sql", "V2__b.sql"]
 
 
 def test_an_applied_script_that_was_renamed_does_not_run_again(engine, made):
