@@ -10,7 +10,7 @@ import contextlib
 import time
 
 from .schema_drift import carry, changes
-from .schema_plan import DONE, Entry, LockTaken, Refused, make_plan, now
+from .schema_plan import DONE, Entry, LedgerError, LockTaken, Refused, make_plan, now
 from .schema_scan import Scan
 from .sql_script import ScriptError
 
@@ -135,9 +135,11 @@ def _apply_locked(backend, scripts, options, outcome):
         outcome.drift = changes(recorded, before, options.drift_ignore, backend.laid_out)
 
     def record():
-        after = backend.objects()
+        after, position = backend.objects(), backend.ledger.position()
+        if position is None:
+            raise LedgerError("The ledger is gone: a script has dropped it, and nothing tells any more what is applied")
         kept = recorded is not None and not options.accept_drift
-        backend.ledger.record_fingerprint(carry(recorded, before, after) if kept else after, backend.ledger.position())
+        backend.ledger.record_fingerprint(carry(recorded, before, after) if kept else after, position)
 
     try:
         for step, scan in outcome.pending:

@@ -436,6 +436,14 @@ def test_a_record_of_the_schema_that_is_lost_is_made_anew(engine, made, left):
     assert not made.apply(check=True)["changed"] and not made.apply(state="verified")["changed"]
 
 
+def test_a_script_that_drops_the_ledger_fails_with_its_name(engine, made):
+    made.write(V1__a=engine.create("a")).apply()
+    ledger = "schema_ledger.scripts" if engine.name == "postgresql" else "schema_ledger"
+    made.write(V2__b=f"DROP TABLE {ledger}")
+    said = made.refused()
+    assert "schema_ledger" in said and "does not exist" in said
+
+
 def test_a_status_that_no_run_writes_executes_nothing(engine, made):
     made.write(V1__a=engine.create("a")).apply()
     if engine.name == "postgresql":
