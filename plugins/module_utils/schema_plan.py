@@ -202,7 +202,8 @@ def _judge(plan, script, entry, highest, gone, moved):
         if script.kind == "versioned" and script.order in gone:
             plan.conflicts.append(
                 f"{script.name} has the version of {gone[script.order]}, which the ledger has and the set has not any "
-                "more: give it that name again, or a version of its own"
+                "more: give it a version of its own; or if it was renamed, that name again, or name "
+                f"{gone[script.order]} in repair"
             )
         elif script.kind == "versioned" and script.order < highest:
             plan.conflicts.append(
@@ -212,7 +213,7 @@ def _judge(plan, script, entry, highest, gone, moved):
         elif script.kind != "repeatable" and script.checksum in moved:
             plan.conflicts.append(
                 f"{script.name} is what was applied as {moved[script.checksum]}, which the set has not any more: give "
-                "it that name again"
+                f"it that name again, or name {moved[script.checksum]} in repair"
             )
         elif highest and classify(script.name)[0] == "baseline":  # in a list of files others have no place of their own
             plan.conflicts.append(

@@ -12,6 +12,7 @@ import time
 from .schema_drift import carry, changes
 from .schema_plan import DONE, Entry, LedgerError, LockTaken, Refused, make_plan, now
 from .schema_scan import Scan
+from .schema_scripts import version_order
 from .sql_script import ScriptError
 
 KEEP_ALL = 16 << 20  # bytes of split scripts that are kept in memory
@@ -181,7 +182,8 @@ def _plan(backend, scripts, entries, options, outcome, scan=True):
 def _repair(scripts, entries, options):
     """Change `entries` as `repair` asks; the names for which there was something to do, in order.
 
-    A failed entry goes; a changed checksum is taken over. Raises Refused where a name is unknown.
+    A failed entry goes; a changed checksum is taken over, and so is the new name of a script that was renamed.
+    Raises Refused where a name is unknown, or its script gone.
     """
     files = {script.name: script for script in scripts}
     repaired = []
@@ -194,10 +196,29 @@ def _repair(scripts, entries, options):
         if entry.status not in DONE:
             del entries[name]
             repaired.append(name)
-        elif name in files and entry.checksum != files[name].checksum:
+        elif name not in files:
+            heir = _heir(scripts, entries, entry)
+            entries[heir.name] = Entry(**{
+                **vars(entries.pop(name)), "script": heir.name, "kind": heir.kind, "version": heir.version,
+                "checksum": heir.checksum,
+            })
+            repaired += [heir.name, name]
+        elif entry.checksum != files[name].checksum:
             entry.checksum = files[name].checksum
             repaired.append(name)
     return repaired
+
+
+def _heir(scripts, entries, entry):
+    """The new script that an applied one has become, by its version or its text. Raises Refused where there is none."""
+    order = version_order(entry.version) if entry.version else None
+    for script in scripts:
+        if script.name not in entries and (script.checksum == entry.checksum or (order and script.order == order)):
+            return script
+    raise Refused(
+        f"repair names {entry.script}, which is applied, and whose file is gone: no new script has its version or its "
+        "text"
+    )
 
 
 def _adopts(entries, options):

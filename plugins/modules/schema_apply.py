@@ -79,7 +79,9 @@ options:
   repair:
     description:
       - Names of scripts that are put right in the ledger before anything else.
-      - The changed text of an applied script is accepted; the entry of a failed one is removed, so that it begins anew.
+      - >-
+        The changed text of an applied script is accepted, and so is the new name of one that is named as it was called;
+        the entry of a failed one is removed, so that it begins anew.
     type: list
     elements: str
     default: []

@@ -178,6 +178,12 @@ def test_an_applied_script_that_was_renamed_does_not_run_again(engine, made):
     for before, after in (("V1.5__late.sql", "V3__later.sql"), ("V3__later.sql", "init.sql")):
         (made.folder / before).rename(made.folder / after)
         assert f"{after} is what was applied as V2__b.sql" in made.refused()
+    repair = {"repair": ["V2__b.sql"]}
+    assert made.apply(check=True, **repair)["repaired"] == ["init.sql", "V2__b.sql"]
+    assert made.apply(**repair)["repaired"] == ["init.sql", "V2__b.sql"]
+    assert made.apply()["missing"] == [] and not made.apply(check=True)["changed"]
+    (made.folder / "init.sql").unlink()
+    assert "whose file is gone: no new script has its version or its text" in made.refused(repair=["init.sql"])
     assert engine.query("SELECT count(*) FROM a")[0][0] in (1, "1")
 
 
