@@ -304,12 +304,12 @@ class PostgresBackend:
         where = "" if statement else "at its end (deferred constraints and the commit): "
         said = self.context.placeholders.mask(describe(error))
         if statement and error.pgcode in _WAITED:
-            said += self._holders(statement)
+            said += self.holders(statement.text)
         return ScriptFailed(script, where + said, completed, statement, number, scan.count, line, remains)
 
-    def _holders(self, statement):
-        """Whose locks a statement may have waited for, as lines of an error; empty where nobody has any now."""
-        words = sorted(set(re.findall(r"\w+", self.context.placeholders.fill(statement.text).lower())))
+    def holders(self, text):
+        """Whose locks SQL may have waited for, as lines of an error; empty where nobody has any now."""
+        words = sorted(set(re.findall(r"\w+", self.context.placeholders.fill(text).lower())))
         try:
             with self.connection.cursor() as cursor:
                 cursor.execute(_HOLDERS, (words,))

@@ -105,5 +105,8 @@ def _write_script(backend, script, path):
 def _failure(backend, script, said):
     said = backend.context.placeholders.mask(said)
     found = _ERROR.search(said)
-    line, message = (int(found.group(1)), found.group(2)) if found else (None, said)
+    line, message = (int(found.group(1)), found.group(2).rstrip()) if found else (None, said)
+    if "lock timeout" in message:
+        with script.open() as stream:
+            message += backend.holders(stream.read(1 << 20).decode("utf-8", "replace"))
     return ScriptFailed(script, message, line=line, remains="Nothing of the script remains in the database.")

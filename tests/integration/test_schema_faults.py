@@ -235,7 +235,7 @@ def test_what_no_transaction_takes_is_told_how_to_run(made, statements):
     made.write(V1__a=f"-- no-transaction\n{statements}").apply()
 
 
-@pytest.mark.parametrize("first", ["", "-- no-transaction\n"])
+@pytest.mark.parametrize("first", ["", "-- no-transaction\n", "\\set by psql\n"])
 def test_who_holds_the_lock_that_a_statement_waited_for_is_named(made, query, postgres, first):
     query("CREATE TABLE a (n int); CREATE TABLE other (n int)")
     with contextlib.closing(postgres.connect(made.options["database"], application_name="the app")) as app:
