@@ -15,6 +15,7 @@ from .schema_clickhouse_server import OneServer
 from .schema_clickhouse_steps import apply_stepwise, settle
 from .schema_plan import LedgerError
 from .sql_clickhouse import ClickHouseSplitter
+from .sql_script import ScriptError
 
 _UNKNOWN_FUNCTION = 46
 _FUNCTIONS = (
@@ -149,6 +150,12 @@ class ClickHouseBackend:
 
     def check(self, script, scan):
         """Whether `script` can be run here at all. The splitter has already said most of what there is to say."""
+        for statement, name in scan.drops:
+            if name == self.context.database:
+                raise ScriptError(
+                    "the ledger would go with the database, and each run would begin anew with this: drop the tables "
+                    "that are meant", statement.line,
+                )
         self.place.check(scan.statements(), self.context.placeholders.fill)
 
     def apply(self, step, scan):

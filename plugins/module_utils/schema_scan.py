@@ -23,6 +23,7 @@ CLOSES = re.compile(
     r"(?:COMMIT|END|ABORT|PREPARE\s+TRANSACTION|ROLLBACK(?!(?:\s+(?:WORK|TRANSACTION))?\s+TO\b))\b", re.I
 )
 _UNLOCKS = re.compile(r"DISCARD\s+ALL\b|SELECT\s+(?:pg_catalog\.)?pg_advisory_unlock_all\b", re.I)
+_DROPS_DATABASE = re.compile(r"(?:DROP|DETACH)\s+DATABASE\s+(?:IF\s+EXISTS\s+)?[`\"]?([^\s`\"]+)", re.I)
 _CONTROL = ("BEGIN", "START", "COMMIT", "END", "ABORT", "ROLLBACK")
 _PLAIN_CLOSES = re.compile(r"(?:COMMIT|END)(?:\s+(?:WORK|TRANSACTION))?$", re.I)
 
@@ -105,6 +106,7 @@ class Scan:
         self._script, self._splitter = script, splitter
         self.count, self.meta, self.connect, self.control, self.bracketed = 0, None, None, None, False
         self.include = self.unlocks = None
+        self.drops = []
         self._kept = [] if keep and script.size <= KEEP else None
         first = last = None
         controls = []
@@ -125,6 +127,9 @@ class Scan:
                     controls.append(statement)
                 elif not self.unlocks and _UNLOCKS.match(statement.text):
                     self.unlocks = statement
+                elif statement.word in ("DROP", "DETACH"):
+                    dropped = _DROPS_DATABASE.match(placeholders.fill(statement.text))
+                    self.drops += [(statement, dropped.group(1))] if dropped else []
                 if statement.kind != "sql":
                     self._kept = None  # COPY's rows can only be read while the script is
                 elif self._kept is not None:

@@ -442,6 +442,16 @@ def test_a_record_of_the_schema_that_is_lost_is_made_anew(engine, made, left):
     assert not made.apply(check=True)["changed"] and not made.apply(state="verified")["changed"]
 
 
+@pytest.mark.parametrize("drop", ["DROP DATABASE IF EXISTS {}", "drop database\n`${{name}}` SYNC"])
+def test_a_script_that_drops_its_own_database_is_refused(clickhouse, clickhouse_database, tmp_path, drop):
+    """The ledger went with it, so that each run began with the drop again."""
+    made = ScriptSet(tmp_path, engine="clickhouse", database=clickhouse_database, **clickhouse.login())
+    made.write(init=f"DROP DATABASE IF EXISTS other;\n{drop.format(clickhouse_database)}")
+    said = made.refused(placeholders={"name": clickhouse_database})
+    assert "init.sql, line 2: the ledger would go with the database" in said
+    assert clickhouse.query(f"EXISTS DATABASE {clickhouse_database}") == "1\n"
+
+
 def test_a_script_that_drops_the_ledger_fails_with_its_name(engine, made):
     made.write(V1__a=engine.create("a")).apply()
     ledger = "schema_ledger.scripts" if engine.name == "postgresql" else "schema_ledger"
