@@ -197,6 +197,9 @@ def _done(script, entries):
     return script.name in entries and entries[script.name].status in DONE
 
 
+_LATE = ", but a later version is applied already: give it a higher version, or set out_of_order to true"
+
+
 def _judge(plan, script, entry, highest, gone, moved):
     if entry is None:
         if script.kind == "versioned" and script.order in gone:
@@ -206,10 +209,7 @@ def _judge(plan, script, entry, highest, gone, moved):
                 f"{gone[script.order]} in repair"
             )
         elif script.kind == "versioned" and script.order < highest:
-            plan.conflicts.append(
-                f"{script.name} is new, but a later version is applied already: give it a higher version, or set "
-                "out_of_order to true"
-            )
+            plan.conflicts.append(f"{script.name} is new{_LATE}")
         elif script.kind != "repeatable" and script.checksum in moved:
             plan.conflicts.append(
                 f"{script.name} is what was applied as {moved[script.checksum]}, which the set has not any more: give "
@@ -227,6 +227,8 @@ def _judge(plan, script, entry, highest, gone, moved):
             "there if that is what it is, or name it in repair to begin it again"
         )
     elif entry.status not in DONE:
+        if script.kind == "versioned" and script.order < highest and not entry.completed:
+            plan.conflicts.append(f"{script.name} has nothing done of it{_LATE}")
         plan.pending.append(Step(script, "resumed", entry))
     elif entry.checksum != script.checksum:
         if script.kind == "repeatable":

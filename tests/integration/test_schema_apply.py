@@ -167,6 +167,16 @@ def test_an_older_version_that_comes_late_is_refused_unless_allowed(engine, made
     assert made.apply(out_of_order=True)["applied"] == ["init.sql", "V2__b.sql"]
 
 
+def test_a_failed_version_that_was_left_out_and_comes_back_is_late(engine, made):
+    made.write(V1__a=engine.create("a"), V2__b="broken", V3__c=engine.create("c"))
+    made.refused()
+    (made.folder / "V2__b.sql").rename(made.folder / "V2__b.later")
+    assert made.apply()["applied"] == ["V3__c.sql"]
+    made.write(V2__b=engine.create("b"))
+    assert "V2__b.sql has nothing done of it, but a later version is applied already" in made.refused()
+    assert made.apply(out_of_order=True)["applied"] == ["V2__b.sql"]
+
+
 def test_an_applied_script_that_was_renamed_does_not_run_again(engine, made):
     made.write(V1__a=engine.create("a"), V2__b="INSERT INTO a VALUES (1)").apply()
     (made.folder / "V2__b.sql").rename(made.folder / "V2.0__better.sql")
