@@ -30,8 +30,8 @@ options:
 EXAMPLES = r"""
 - name: Write an encrypted file
   ansible.builtin.copy:
-    content: "{{ lookup('frameworks.database.vault_encrypt', secrets | to_nice_yaml, like='group_vars/prod/vault.yml') }}"
-    dest: group_vars/prod/vault.yml
+    content: "{{ lookup('frameworks.database.vault_encrypt', secrets | to_nice_yaml, like='prod/vault.yml') }}"
+    dest: prod/vault.yml
     mode: "0600"
     decrypt: false
 """

@@ -89,11 +89,11 @@ def test_what_is_there_stays_and_what_is_missing_is_added(environment):
 def test_the_example_of_the_lookup_writes_no_secret_in_clear(tmp_path):
     """The module copy decrypts what it is given, unless it is told not to."""
     (tmp_path / "password").write_text("a vault's password\n")
-    (tmp_path / "group_vars/prod").mkdir(parents=True)
+    (tmp_path / "prod").mkdir()
     play = {"hosts": "all", "gather_facts": False, "tasks": yaml.safe_load(vault_encrypt.EXAMPLES)}
     variables = {"secrets": {"a_password": "geheim"}}
     run_playbook(tmp_path, play, variables, "--diff", "--vault-password-file", tmp_path / "password").ok()
-    assert (tmp_path / "group_vars/prod/vault.yml").read_text().startswith("$ANSIBLE_VAULT;1.1;AES256\n")
+    assert (tmp_path / "prod/vault.yml").read_text().startswith("$ANSIBLE_VAULT;1.1;AES256\n")
 
 
 def test_no_secrets_are_made_inside_an_installed_collection(tmp_path):
