@@ -11,8 +11,8 @@ import re
 from .drift_postgres_more import MARK, MORE, PREFIXES
 from .ledger_postgres import SCHEMA
 
-# Objects of extensions belong to the extension's version, which is listed itself. Through to_jsonb a column is read
-# that PostgreSQL 11 does not have.
+# Objects of extensions belong to the extension's version, which is listed itself. PostgreSQL 11, and YugabyteDB before
+# 2025.1 with it, has no oid among the columns of *, and one column less, which is read through to_jsonb.
 _NAMED = f"""
 WITH spaces AS (
   SELECT oid, nspname, nspowner, nspacl FROM pg_namespace
@@ -20,19 +20,22 @@ WITH spaces AS (
 ), members AS (
   SELECT classid, objid FROM pg_depend WHERE deptype = 'e' OR (deptype = 'i' AND classid = 'pg_proc'::regclass)
 ), relations AS (
-  SELECT c.* FROM pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace
+  SELECT c.oid, c.relkind, c.relowner, c.relacl, c.relpersistence, c.relreplident, c.relrowsecurity,
+    c.relforcerowsecurity, c.reloptions, c.relispartition, c.relpartbound, c.reltype, c.reloftype, c.reltoastrelid,
+    c.reltablespace, c.relam,
+    CASE c.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'f' THEN 'foreign table '
+      WHEN 'S' THEN 'sequence ' WHEN 'c' THEN 'type ' ELSE 'table ' END || c.oid::regclass::text AS object
+  FROM pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace
   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c')
     AND NOT EXISTS (SELECT FROM members AS m WHERE m.classid = 'pg_class'::regclass AND m.objid = c.oid)
-), named AS (
-  SELECT oid, CASE relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'f' THEN 'foreign table '
-    WHEN 'S' THEN 'sequence ' WHEN 'c' THEN 'type ' ELSE 'table ' END || oid::regclass::text AS object FROM relations
 ), routines AS (
-  SELECT p.*, CASE p.prokind WHEN 'p' THEN 'procedure ' WHEN 'a' THEN 'aggregate ' ELSE 'function ' END
-    || p.oid::regprocedure::text AS object
+  SELECT p.oid, p.prokind, p.proowner, p.proacl, CASE p.prokind WHEN 'p' THEN 'procedure ' WHEN 'a' THEN 'aggregate '
+    ELSE 'function ' END || p.oid::regprocedure::text AS object
   FROM pg_proc AS p JOIN spaces AS s ON s.oid = p.pronamespace
   WHERE NOT EXISTS (SELECT FROM members AS m WHERE m.classid = 'pg_proc'::regclass AND m.objid = p.oid)
 ), types AS (
-  SELECT t.*, CASE t.typtype WHEN 'd' THEN 'domain ' ELSE 'type ' END || format_type(t.oid, NULL) AS object
+  SELECT t.oid, t.typtype, t.typowner, t.typacl, t.typbasetype, t.typtypmod, t.typnotnull, t.typdefault,
+    CASE t.typtype WHEN 'd' THEN 'domain ' ELSE 'type ' END || format_type(t.oid, NULL) AS object
   FROM pg_type AS t JOIN spaces AS s ON s.oid = t.typnamespace
   WHERE t.typtype IN ('d', 'e', 'r')
     AND NOT EXISTS (SELECT FROM members AS m WHERE m.classid = 'pg_type'::regclass AND m.objid = t.oid)
@@ -40,11 +43,11 @@ WITH spaces AS (
   SELECT 'database ' || quote_ident(datname) AS object, datacl AS acl, acldefault('d', datdba) AS base
     FROM pg_database WHERE datname = current_database()
   UNION ALL SELECT 'schema ' || quote_ident(nspname), nspacl, acldefault('n', nspowner) FROM spaces
-  UNION ALL SELECT n.object, r.relacl, acldefault(CASE r.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", r.relowner)
-    FROM relations AS r JOIN named AS n USING (oid)
+  UNION ALL SELECT object, relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", relowner)
+    FROM relations
   UNION ALL SELECT object, proacl, acldefault('f', proowner) FROM routines
   UNION ALL SELECT object, typacl, acldefault('T', typowner) FROM types
-  UNION ALL SELECT n.object, t.typacl, acldefault('T', t.typowner) FROM relations AS r JOIN named AS n USING (oid)
+  UNION ALL SELECT r.object, t.typacl, acldefault('T', t.typowner) FROM relations AS r
     JOIN pg_type AS t ON t.oid = r.reltype WHERE r.relkind = 'c'
   UNION ALL SELECT 'server ' || quote_ident(srvname), srvacl, acldefault('S', srvowner) FROM pg_foreign_server
   UNION ALL SELECT 'foreign-data wrapper ' || quote_ident(fdwname), fdwacl, acldefault('F', fdwowner)
@@ -62,7 +65,7 @@ WITH spaces AS (
 _OURS = f"""{_NAMED}
 SELECT 'schema ' || quote_ident(nspname) AS object, 'owner ' || pg_get_userbyid(nspowner) AS definition FROM spaces
 UNION ALL SELECT 'extension ' || quote_ident(extname), extversion FROM pg_extension
-UNION ALL SELECT n.object, concat_ws(E'\\n', 'owner ' || pg_get_userbyid(r.relowner),
+UNION ALL SELECT r.object, concat_ws(E'\\n', 'owner ' || pg_get_userbyid(r.relowner),
     CASE WHEN r.relkind IN ('v', 'm') THEN pg_get_viewdef(r.oid) END,
     CASE WHEN r.relkind = 'p' THEN 'partition by ' || pg_get_partkeydef(r.oid) END,
     (SELECT CASE WHEN r.relispartition THEN 'partition of ' ELSE 'inherits ' END
@@ -77,7 +80,7 @@ UNION ALL SELECT n.object, concat_ws(E'\\n', 'owner ' || pg_get_userbyid(r.relow
     'with ' || array_to_string(r.reloptions, ', '),
     (SELECT concat_ws(' ', 'as', format_type(seqtypid, NULL), 'start', seqstart, 'increment', seqincrement,
       'from', seqmin, 'to', seqmax, CASE WHEN seqcycle THEN 'cycle' END) FROM pg_sequence WHERE seqrelid = r.oid))
-  FROM relations AS r JOIN named AS n USING (oid)
+  FROM relations AS r
 UNION ALL SELECT 'column ' || a.attrelid::regclass::text || '.' || quote_ident(a.attname), concat_ws(' ',
     format_type(a.atttypid, a.atttypmod),
     CASE WHEN a.attcollation <> t.typcollation THEN 'collate '
@@ -141,7 +144,8 @@ _SESSION = (
     "SET LOCAL search_path = ''; SET LOCAL client_encoding = 'UTF8'; SET LOCAL TimeZone = 'UTC'; "
     "SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL IntervalStyle = 'postgres'; SET LOCAL bytea_output = 'hex'; "
     "SET LOCAL standard_conforming_strings = on; SET LOCAL quote_all_identifiers = off; "
-    "SET LOCAL extra_float_digits = 1; SET LOCAL lc_monetary = 'C'; SET LOCAL xmlbinary = 'base64'"
+    "SET LOCAL extra_float_digits = 1; SET LOCAL lc_monetary = 'C'; SET LOCAL xmlbinary = 'base64'; "
+    "SET LOCAL jit = off"  # takes longer to compile the query than the query takes
 )
 
 # What IN makes of constants of varchar, until a dump of it is restored.

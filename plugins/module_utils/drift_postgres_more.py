@@ -42,7 +42,7 @@ UNION ALL SELECT '{MARK}', '2'
 UNION ALL SELECT 'settings on extension ' || quote_ident(extname), 'schema ' || extnamespace::regnamespace::text
   FROM pg_extension
 UNION ALL SELECT 'settings on ' || object, said FROM (
-  SELECT n.object, nullif(concat_ws(E'\n',
+  SELECT r.object, nullif(concat_ws(E'\n',
     (SELECT 'toast with ' || array_to_string(reloptions, ', ') FROM pg_class AS o WHERE o.oid = r.reltoastrelid),
     (SELECT 'cluster on ' || indexrelid::regclass::text FROM pg_index WHERE indrelid = r.oid AND indisclustered),
     (SELECT 'of ' || format_type(r.reloftype, NULL) WHERE r.reloftype <> 0),
@@ -55,7 +55,7 @@ UNION ALL SELECT 'settings on ' || object, said FROM (
       JOIN pg_attribute ON attrelid = refobjid AND attnum = refobjsubid
       WHERE r.relkind = 'S' AND classid = 'pg_class'::regclass AND objid = r.oid AND deptype = 'a'
       AND refclassid = 'pg_class'::regclass)), '') AS said
-  FROM relations AS r JOIN named AS n USING (oid)
+  FROM relations AS r
   UNION ALL SELECT 'column ' || a.attrelid::regclass::text || '.' || quote_ident(a.attname), nullif(concat_ws(', ',
     CASE WHEN a.attstorage <> t.typstorage THEN 'storage ' || CASE a.attstorage WHEN 'p' THEN 'plain'
       WHEN 'e' THEN 'external' WHEN 'm' THEN 'main' ELSE 'extended' END END,
