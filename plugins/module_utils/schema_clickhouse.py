@@ -34,7 +34,6 @@ class ClickHouseBackend:
     splitter = ClickHouseSplitter
     errors = (ClickHouseError, LedgerError)
     unreachable = (ConnectionFailed, AuthenticationFailed)
-    around = ("function ",)  # they are the server's
 
     def __init__(self, params, context, engine):
         self.params, self.context, self.engine = params, context, engine
@@ -115,13 +114,19 @@ class ClickHouseBackend:
 
         Functions are asked for once, and again after functions_change().
         """
-        rows = self.client.rows(
+        kinds, rows = {**_KINDS, "function": "function"}, [*self._tables(), *self._all_functions()]
+        return {f"{kinds.get(row['engine'], 'table')} {row['name']}": row["definition"] for row in rows}
+
+    def empty(self):
+        """Whether the database has nothing but maybe the ledger. Functions are the server's."""
+        return not self._tables()
+
+    def _tables(self):
+        return self.client.rows(
             "SELECT name, engine, create_table_query AS definition FROM system.tables "
             f"WHERE database = {quote_string(self.context.database)} AND NOT startsWith(name, '{TABLE}') "
             "AND NOT startsWith(name, '.inner') AND NOT startsWith(name, '.tmp.inner')"  # rows of views, old and new
         )
-        kinds, rows = {**_KINDS, "function": "function"}, [*rows, *self._all_functions()]
-        return {f"{kinds.get(row['engine'], 'table')} {row['name']}": row["definition"] for row in rows}
 
     def _all_functions(self):
         if self._functions is None:

@@ -40,6 +40,7 @@ WHERE l.granted AND l.pid <> pg_catalog.pg_backend_pid() AND l.relation IN (
 ) GROUP BY a.pid, a.usename, a.application_name, a.state, a.state_change, a.xact_start ORDER BY a.xact_start LIMIT 5
 """
 _NEW_IN_ENUM = "55P04"  # a value that the transaction itself has added to a type
+_EVERYWHERE = ("schema ", "extension ", "grants ", "settings on extension ", MARK)
 _COLLISIONS = ("23505", "42P06", "42P07", "42710", "XX000")
 
 
@@ -52,7 +53,6 @@ class PostgresBackend:
     splitter = PostgresSplitter
     errors = (postgres.PostgresError, LedgerError, *((postgres.psycopg2.Error,) if postgres.psycopg2 else ()))
     unreachable = (postgres.ConnectionFailed,)
-    around = ("schema ", "extension ", "grants ", "settings on extension ", MARK)  # what an empty database has
 
     def __init__(self, params, context, engine):
         self.params, self.context, self.engine = params, context, engine
@@ -137,6 +137,10 @@ class PostgresBackend:
         if self._used:
             self.run(self.connection, self.fresh_session())
         return postgres_fingerprint(self.connection)
+
+    def empty(self):
+        """Whether the database has nothing but what each new one has, and maybe the ledger."""
+        return all(name.startswith(_EVERYWHERE) for name in self.objects())
 
     def expected(self, recorded, live):
         """`recorded` with what the grants that the inventory declares have changed since."""

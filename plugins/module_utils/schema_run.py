@@ -62,7 +62,7 @@ def look(backend, scripts, options):
     outcome.lock_holder = backend.lock.holder()
     outcome.unrecorded = recorded_at not in (None, at) and not outcome.lock_holder
     _plan(backend, scripts, entries, options, outcome)
-    if outcome.adopted and _empty(backend):
+    if outcome.adopted and backend.empty():
         outcome.conflicts.append(_NOTHING_TO_ADOPT)
     if options.accept_drift and outcome.ledger:
         with contextlib.suppress(Refused):  # what was not recorded is taken over without a word
@@ -239,15 +239,11 @@ def _adopted(scripts, options):
 
 
 def _strange(backend, entries, options):
-    return entries is None and not options.baseline and not _empty(backend)
-
-
-def _empty(backend):
-    return all(name.startswith(backend.around) for name in backend.objects())
+    return entries is None and not options.baseline and not backend.empty()
 
 
 def _adopt(backend, scripts, entries, options, outcome):
-    if _empty(backend):
+    if backend.empty():
         raise Refused(_NOTHING_TO_ADOPT)
     adopted = {
         script.name: backend.context.entry(script, None, "adopted", 0, now()) for script in _adopted(scripts, options)
