@@ -17,8 +17,8 @@ MASKED = "***"  # what a server shows in place of a value that it takes for a se
 # As gflags reads them, in any case of letters.
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 _NUMBER = re.compile(r"[-+]?(0[xX][0-9a-fA-F]+|\d+(\.\d*)?([eE][-+]?\d+)?)")
-# Rules of access may hold the password of a directory's account.
-_SECRET = re.compile(r"passw|passphrase|secret|token|_key\b|hba|ident_conf", re.IGNORECASE)
+# Rules of access may hold the password of a directory's account; how YSQL stores passwords is no secret.
+SECRET = re.compile(r"passwd|password(?!_encryption)|passphrase|secret|token|_key\b", re.IGNORECASE)
 
 
 def in_force(host, port):
@@ -74,7 +74,7 @@ def differing(declared, running, own=()):
         wanted = str(wanted).lower() if isinstance(wanted, bool) else str(wanted)
         if here == MASKED or same(wanted, here) or (flag in own and wanted.startswith("-")):
             continue
-        if _SECRET.search(f"{flag} {wanted} {here}"):
+        if "hba" in flag or SECRET.search(f"{flag} {wanted} {here}"):
             wanted = here = MASKED
         found.append({"flag": flag, "declared": wanted, "running": here})
     return found

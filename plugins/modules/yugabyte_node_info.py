@@ -142,6 +142,10 @@ node:
     flags:
       description: Those flags of each server's file that must not change lightly.
       type: dict
+    secret_files:
+      description: Those of the flag files that seem to have a secret, so that nobody shows how they change.
+      type: list
+      elements: str
     upgrade:
       description: Releases C(from) and C(to) of an upgrade that is not final yet, or null.
       type: dict
@@ -198,7 +202,7 @@ from ansible_collections.frameworks.database.plugins.module_utils.yugabyte impor
     read,
     ysqlsh,
 )
-from ansible_collections.frameworks.database.plugins.module_utils.yugabyte_flags import in_force
+from ansible_collections.frameworks.database.plugins.module_utils.yugabyte_flags import SECRET, in_force
 
 BUILTIN_PASSWORD = "yugabyte"
 
@@ -490,6 +494,7 @@ def main():
         "files": {path: checksum(path) for path in params["files"]},
         "directories": {path: owner(path) for path in params["directories"]},
         "flags": {server: kept_flags(path) for server, path in params["flag_files"].items()},
+        "secret_files": [path for path in params["flag_files"].values() if SECRET.search(content(path))],
         "upgrade": upgrade(params["upgrade_record"]),
         "sysctls": {
             name: " ".join(content(f"/proc/sys/{name.replace('.', '/')}").split()) or None for name in params["sysctls"]

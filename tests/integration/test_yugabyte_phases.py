@@ -1,6 +1,7 @@
 """How yugabyte_db installs, makes certificates and replaces the superuser's password; at -vvv it shows no secret."""
 
 import getpass
+import json
 
 import pytest
 from support.playbooks import role_play, run_playbook
@@ -152,3 +153,30 @@ def test_a_new_node_is_not_taken_for_full_while_the_balancer_is_switched_off(var
     admin.chmod(0o755)
     run = run_playbook(tmp_path, play("balance"), variables)
     assert run.code == 2 and "set_load_balancer_enabled 1" in run.output
+
+
+def test_rules_with_an_account_of_ldap_are_written_unseen(variables, tmp_path):
+    """They have its password."""
+    told = {
+        **variables, "yugabyte_db_tls": False, "yugabyte_db_client_networks": ["10.0.0.0/8"],
+        "yugabyte_db_hba": [f'host all all 10.0.0.0/8 ldap ldapserver=ldap.example ldapbindpasswd="{MARK}"'],
+    }
+    # On the command line, or this machine would get the units.
+    flags = "{{ lookup('ansible.builtin.template', 'flags.conf.j2', template_vars={'server': 'tserver'}) }}"
+    own = {"__yugabyte_db_secured": True, "__yugabyte_db_own_files": [
+        {"server": "tserver", "path": f"{tmp_path}/etc/tserver.conf", "text": flags},
+    ]}
+
+    def configure(*options, **more):
+        return run_playbook(
+            tmp_path, play("probe", "configure"), {**told, **more}, "-vvv", "-e", json.dumps(own), *options,
+        )
+
+    shows_nothing(configure("--diff"))
+    assert MARK in (tmp_path / "etc/tserver.conf").read_text()
+    # Neither shows what was there before; and from then on a change is shown to whoever wants to see it.
+    shows_nothing(configure("--diff", yugabyte_db_hba=[]))
+    assert MARK not in (tmp_path / "etc/tserver.conf").read_text()
+    for flags, option, shown in (({"logbufsecs": 7}, ["--diff"], True), ({"logbufsecs": 8}, [], False)):
+        said = configure(*option, yugabyte_db_hba=[], yugabyte_db_tserver_flags=flags).ok().output
+        assert (f"+--logbufsecs={flags['logbufsecs']}" in said) is shown

@@ -37,6 +37,7 @@ def test_what_may_be_a_secret_is_not_shown(name):
         {"flag": name, "declared": "***", "running": "***"},
     ]
     assert "***" in str(differing({"settings": "x"}, {"settings": "passwd='UNMISTAKABLE'"}))
+    assert "***" not in str(differing({"conf_csv": "password_encryption=md5"}, {"conf_csv": "work_mem=1"}))
 
 
 def test_a_flag_file_is_read_as_gflags_does():
