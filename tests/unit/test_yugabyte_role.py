@@ -43,6 +43,14 @@ def test_a_runtime_flag_needs_a_restart_only_where_it_is_taken_out_or_new():
     assert configuration(yugabyte_db_callhome=True) == configuration()
 
 
+def test_another_undefok_does_not_take_the_place_of_the_roles_own():
+    more = {"yugabyte_db_master_flags": {"undefok": "a,b"}, "yugabyte_db_tserver_flags": {"undefok": "c"}}
+    assert evaluate("[__yugabyte_db_flags.master.undefok, __yugabyte_db_flags.tserver.undefok]", **more) == [
+        "master_join_existing_universe,a,b", "start_redis_proxy,c",
+    ]
+    assert evaluate("__yugabyte_db_flags.tserver.undefok") == "start_redis_proxy"
+
+
 def test_a_running_server_is_told_what_differs_and_what_it_knows():
     wanted = {"logbufsecs": 5, "logtostderr": True, "minloglevel": 1}
     right = configuration(yugabyte_db_tserver_flags=wanted)["tserver"]
