@@ -133,7 +133,8 @@ MACHINES = {
     "This host has data as the replica a1 of shard 2, the inventory says a1 of shard 1": {
         "macros": {"shard": "2", "replica": "a1"}, "data": True,
     },
-    "clickhouse_db_version is 25.8.3.66, but 25.9.1.1 is installed: ClickHouse does not go back": {
+    "but 25.9.1.1 is installed: ClickHouse does not go back, its data may be in a newer format. If somebody has "
+    "upgraded this host by hand, name 25.9.1.1, and the others follow.": {
         "link": "/opt/clickhouse/25.9.1.1",
     },
 }
