@@ -11,6 +11,8 @@ BIN := $(CURDIR)/$(VENV)/bin
 PLAY := tools/play
 export PATH := $(BIN):$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# Ansible begins nothing with a locale that is not there, as one that came along over SSH, or that is not UTF-8.
+export LC_ALL := C.UTF-8
 # With the one, Python reads every module from its standard input byte by byte; with the other, it compiles files again and again.
 unexport PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE
 

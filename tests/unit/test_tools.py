@@ -130,3 +130,9 @@ def test_a_python_that_is_too_old_is_named(tmp_path):
     old.chmod(0o755)
     done = run("tools/bootstrap", "requirements.txt", variables={"PYTHON": str(old)})
     assert done.returncode == 1 and "3.11" in done.stderr and "Python 3.9.2" in done.stderr
+
+
+def test_make_sets_a_locale_that_is_there():
+    """Over SSH comes that of the machine in front, which here may not be: Ansible begins nothing then."""
+    done = run("make", "-s", "--eval=said: ; @echo $$LC_ALL", "said", variables={"LC_ALL": "tr_TR.UTF-8"})
+    assert done.stdout == "C.UTF-8\n", done.stderr
