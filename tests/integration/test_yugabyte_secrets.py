@@ -320,3 +320,11 @@ def test_an_upgrade_is_not_made_final_where_nobody_types(environment):
     environment.variables.write_text(COMPLETE)
     run = environment.run("upgrade_finalize.yml", "-l", "staging")
     refused(run, "Nothing was typed, the inventory says")
+
+
+@pytest.mark.parametrize("playbook", ["staging.yml", "rolling_restart.yml", "clickhouse_upgrade.yml"])
+def test_a_strategy_without_turns_is_refused(environment, monkeypatch, playbook):
+    """By that of somebody's ansible.cfg all servers would be restarted at once."""
+    environment.variables.write_text(COMPLETE)
+    monkeypatch.setenv("ANSIBLE_STRATEGY", "free")
+    refused(environment.run(playbook, "-l", "staging"), "Set ANSIBLE_STRATEGY=linear for this run.")
