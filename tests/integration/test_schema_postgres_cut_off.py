@@ -293,6 +293,7 @@ def test_an_aggregate_that_was_restored_is_no_drift(made, query):
 def test_a_server_that_ends_while_the_schema_is_read_has_its_say(made, monkeypatch):
     made.write(V1__a="CREATE TABLE t (n int)").apply()
     monkeypatch.setattr(drift_postgres, "_OURS", "SELECT pg_terminate_backend(pg_backend_pid())")
+    monkeypatch.setattr(drift_postgres, "MORE", "")
     assert "terminat" in made.refused(state="verified")  # libpq may not have read the server's own last words
 
 
