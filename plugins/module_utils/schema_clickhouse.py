@@ -95,8 +95,9 @@ class ClickHouseBackend:
             raise LedgerError(f"The ledger cannot be created in {self.context.database}: {error}. {advice}") from None
 
     def before_lock(self):
-        """The lease lies in the ledger, so it must be there first."""
+        """The lease lies in the ledger, so it must be there first. Whether nothing of the ledger is missing now."""
         self.create_ledger()
+        return True
 
     def laid_out(self, definitions):
         """`definitions` as this server writes them on several lines, as far as it can, without secrets."""

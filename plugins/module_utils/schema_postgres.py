@@ -128,9 +128,11 @@ class PostgresBackend:
             time.sleep(0.1)
 
     def before_lock(self):
-        """A lease lies in the ledger, so it must be there first."""
-        if isinstance(self.lock, Lease):
-            self.create_ledger()
+        """A lease lies in the ledger, so it must be there first. Whether nothing of the ledger is missing now."""
+        if not isinstance(self.lock, Lease):
+            return False
+        self.create_ledger()
+        return True
 
     def objects(self):
         """The live schema: every object's name to its definition. Ends a script's effect on the session."""

@@ -88,11 +88,11 @@ def apply(backend, scripts, options, outcome):
             if not (outcome.pending or outcome.conflicts) and backend.ledger.fingerprint_position() == at:
                 return
     begun = time.monotonic()
-    backend.before_lock()
+    complete = backend.before_lock()
     backend.lock.take(options.lock_timeout)
     outcome.waited = time.monotonic() - begun
     try:
-        _apply_locked(backend, scripts, options, outcome)
+        _apply_locked(backend, scripts, options, outcome, complete)
     except BaseException:
         _quietly(backend, backend.lock.release)
         raise
@@ -105,10 +105,10 @@ def _quietly(backend, action):
         action()
 
 
-def _apply_locked(backend, scripts, options, outcome):
+def _apply_locked(backend, scripts, options, outcome, complete):
     entries, at = backend.ledger.read()
     recorded, recorded_at = backend.ledger.fingerprint()
-    if entries is None or recorded is None:  # one of its tables may be gone
+    if not complete and (entries is None or recorded is None):  # one of its tables may be gone
         backend.create_ledger()
         entries, at = backend.ledger.read()
     found = dict(entries)
