@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import base64
+import errno
+import functools
 import hashlib
 import io
 import json
 import os
 import re
-import stat
 import zlib
 
 from .sql_script import ScriptError
@@ -25,7 +26,8 @@ _NAMES = (
     ("versioned", re.compile(r"(\d+)_.+\.sql$")),
     ("repeatable", re.compile(r"R__.+\.sql$")),
 )
-_WAY_BACK = re.compile(r".+\.(?:down|undo|rollback)\.sql$", re.I)
+_VERSION = re.compile(r"\d+(?:[._]\d+)*$")
+_WAY_BACK = (".down.sql", ".undo.sql", ".rollback.sql")
 _NO_TRANSACTION = re.compile(rb"--[ \t]*no-transaction[ \t]*\r?(?:\n|$)")
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what Python makes of the other bytes in a file's name
 
@@ -55,14 +57,15 @@ class Script:
 
 def version_order(version):
     """`version` as a tuple of integers. Raises ScriptError where it is not made of numbers."""
-    if not re.match(r"\d+(?:[._]\d+)*$", version):
+    if not _VERSION.match(version):
         raise ScriptError(f"{version!r} is not a version: numbers, with dots between them")
-    numbers = [int(part) for part in re.split("[._]", version)]
+    numbers = [int(part) for part in version.replace("_", ".").split(".")]
     while numbers and not numbers[-1]:
         numbers.pop()
     return tuple(numbers)
 
 
+@functools.lru_cache(maxsize=4096)  # of a folder each is asked for twice
 def classify(name):
     """(kind, version) that a script's name tells; kind None where it tells nothing."""
     folder, _slash, base = name.rpartition("/")
@@ -75,17 +78,22 @@ def classify(name):
     return None, None
 
 
+def _without_waiting(path, flags):
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would be waited for without end
+
+
 def _load(name, path):
-    digest = hashlib.sha256()
+    digest, size = hashlib.sha256(), 0
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ScriptError(f"{path} is no file")  # a pipe would be waited for without end
-        with open(path, "rb", buffering=0) as stream:  # most are small, and one of Python's buffers is as slow as they
+        # Most are small, and one of Python's buffers is as slow as they.
+        with open(path, "rb", buffering=0, opener=_without_waiting) as stream:
+            stream.tell()  # no pipe has a place to tell
             for block in iter(lambda: stream.read(1 << 20), b""):
                 digest.update(block)
-            size = stream.tell()
+                size += len(block)
     except OSError as error:
-        raise ScriptError(f"{path}: cannot be read: {error.strerror}") from None
+        reason = "it is no file" if error.errno == errno.ESPIPE else error.strerror
+        raise ScriptError(f"{path}: cannot be read: {reason}") from None
     return Script(name, digest.hexdigest(), size, lambda: open(path, "rb"))
 
 
@@ -128,7 +136,8 @@ def from_folder(folder):
             f"{folder}: not the name of a script: {', '.join(unknown)}. A script is called init*.sql, NNNN_name.sql, "
             "V<version>__name.sql or R__name.sql; rename it, or end its name with something else than .sql"
         )
-    scripts = [_load(name, os.path.join(folder, name)) for name in names]
+    within = os.path.join(folder, "")
+    scripts = [_load(name, within + name) for name in names]
     scripts.sort(key=lambda script: (KINDS.index(script.kind), script.order, script.name))
     return _checked(scripts, folder)
 
@@ -144,7 +153,7 @@ def _checked(scripts, where):
     for script in scripts:
         if _NOT_UTF8.search(script.name):
             raise ScriptError(f"{where}: {os.fsencode(script.name)} is no name in UTF-8: rename it")
-        if _WAY_BACK.match(script.name):
+        if script.name.lower().endswith(_WAY_BACK):
             raise ScriptError(
                 f"{where}: {script.name} has the name of one that takes another back, and would be executed as well: "
                 "move it elsewhere"

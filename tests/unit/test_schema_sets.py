@@ -53,10 +53,12 @@ def test_versions_are_numbers():
         version_order("latest")
 
 
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])  # a pipe would be waited for without end
-def test_what_is_no_file_is_no_script(tmp_path, make):
+@pytest.mark.parametrize("make, reason", [
+    (os.mkdir, "Is a directory"), (os.mkfifo, "it is no file"),  # a pipe would be waited for without end
+])
+def test_what_is_no_file_is_no_script(tmp_path, make, reason):
     make(tmp_path / "V1__a.sql")
-    with pytest.raises(ScriptError, match="V1__a.sql is no file"):
+    with pytest.raises(ScriptError, match=f"V1__a.sql: cannot be read: {reason}"):
         from_folder(str(tmp_path))
 
 
