@@ -73,15 +73,19 @@ class PostgresLedger:
         return None if rows is None else position(rows)
 
     def _select(self, *columns):
+        return self._read(
+            f"SELECT set_name, {', '.join(columns)} FROM {_HERE} ORDER BY set_name, script",
+            f"The ledger {_HERE} cannot be read, so nothing is known about what is applied",
+        )
+
+    def _read(self, sql, unreadable):
+        """The rows, None where there is no such table. Raises LedgerError, which begins with `unreadable`."""
         try:
-            return self._execute(f"SELECT set_name, {', '.join(columns)} FROM {_HERE} ORDER BY set_name, script")
+            return self._execute(sql)
         except postgres.psycopg2.Error as error:
             if error.pgcode in _UNDEFINED:
                 return None
-            raise LedgerError(
-                f"The ledger {_HERE} cannot be read, so nothing is known about what is applied: {str(error).strip()}"
-                + REMEDIES.get(error.pgcode, "")
-            ) from None
+            raise LedgerError(f"{unreadable}: {str(error).strip()}{REMEDIES.get(error.pgcode, '')}") from None
 
     def create(self):
         """Create what is missing of the ledger."""
@@ -115,14 +119,7 @@ class PostgresLedger:
         return rows[0][0] if rows else None
 
     def _fingerprint(self, columns):
-        try:
-            return self._execute(f"SELECT {columns} FROM {SCHEMA}.fingerprint")
-        except postgres.psycopg2.Error as error:
-            if error.pgcode in _UNDEFINED:
-                return None
-            raise LedgerError(
-                f"{SCHEMA}.fingerprint cannot be read: {str(error).strip()}" + REMEDIES.get(error.pgcode, "")
-            ) from None
+        return self._read(f"SELECT {columns} FROM {SCHEMA}.fingerprint", f"{SCHEMA}.fingerprint cannot be read")
 
     def record_fingerprint(self, objects, at):
         """Record `objects` as what the schema looks like at the ledger's position `at`."""
